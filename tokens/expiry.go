@@ -1,0 +1,56 @@
+package tokens
+
+import "time"
+
+// Expiry says how long tokens live.
+type Expiry struct {
+	// Default is the lifetime of a token whose provider states none. Zero
+	// means 5 minutes: never for ever.
+	Default time.Duration
+	// Max caps what the provider states. Zero means no cap.
+	Max time.Duration
+	// Margin is how long before its end a token is renewed. It is never more
+	// than half of the lifetime. Zero means 30 seconds.
+	Margin time.Duration
+}
+
+const (
+	defaultLifetime = 5 * time.Minute
+	defaultMargin   = 30 * time.Second
+	// jitterShare is the share of the margin by which renewals are spread, so
+	// that replicas that were started together do not renew together.
+	jitterShare = 0.2
+)
+
+// lifetime returns how long a token may be used whose provider states stated.
+// The result is positive.
+func (x Expiry) lifetime(stated time.Duration) time.Duration {
+	life := stated
+	if life <= 0 {
+		life = x.Default
+	}
+	if life <= 0 {
+		life = defaultLifetime
+	}
+	if x.Max > 0 {
+		life = min(life, x.Max)
+	}
+	return life
+}
+
+// renewal returns when a token that was issued and expires at the given times
+// is to be renewed. It is a pure function: spread is a random number in [0,1)
+// that moves the moment earlier by up to jitterShare of the margin.
+func (x Expiry) renewal(issued, expires time.Time, spread float64) time.Time {
+	margin := x.Margin
+	if margin <= 0 {
+		margin = defaultMargin
+	}
+	life := expires.Sub(issued)
+	margin = min(margin, life/2)
+	early := time.Duration(spread * jitterShare * float64(margin))
+	if at := expires.Add(-margin - early); at.After(issued) {
+		return at
+	}
+	return issued
+}

@@ -1,0 +1,438 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// trialBurst is how many token requests rejections may cause at once.
+	trialBurst = 5
+	// What a trial must leave in the bucket, by its evidence, so that a restart
+	// of the provider always finds something: a single unclear rejection, and a
+	// single one that says outright that the token is dead or the only one in
+	// its moment. Several in a row may spend the last.
+	reserveUnclear = 3
+	reserveSingle  = 1
+	// returnBurst bounds how many trials that helped are given back, and so
+	// what a backend costs that refuses and accepts the same token at random.
+	returnBurst = 10
+	// freshFor is for how long a token counts as just issued. It must be longer
+	// than a retried request takes to come back through Envoy, and shorter than
+	// the time between two restarts of a provider. A request that is retried
+	// for the second time met a token that was not as fresh as it seemed.
+	freshFor      = time.Second
+	freshForThird = freshFor / 4
+	// surelyFresh is for how long a token that is refused on a retried request
+	// was certainly issued after the rejection before that.
+	surelyFresh = freshFor / 10
+	// holdFor is how long a rejection that may not be tried is held to see
+	// whether others come back refused as well.
+	holdFor = 150 * time.Millisecond
+	// enoughRefused is how many rejections in a row are several.
+	enoughRefused = 4
+	// calmAfter is how many requests, mostly accepted, end the silence after a
+	// trial that did not help.
+	calmAfter = 10
+	// maxQuiet caps that silence.
+	maxQuiet = time.Minute
+)
+
+// recovery is what an entry knows of rejections of its current token.
+type recovery struct {
+	refused time.Time     // the first rejection of the current token; zero if none
+	given   uint64        // times a token was handed out on a first try
+	back    uint64        // rejections of the token that was current
+	recent  []mark        // at the last rejections, oldest first
+	began   chan struct{} // closed when a trial begins; nil if nobody waits for that
+	trial   *trial        // the last token request that a rejection caused
+
+	quietUntil time.Time // after trials that did not help
+	quietSteps int
+	quietAt    mark
+}
+
+// mark is a point in the counts of a recovery.
+type mark struct{ given, back uint64 }
+
+// trial is a token request that a rejection caused.
+type trial struct {
+	refused time.Time // the first rejection that it answers
+	several bool      // it was not one that decided
+	passed  bool
+	failed  bool
+}
+
+// newToken forgets what was said about the token before.
+func (r *recovery) newToken() { r.refused, r.recent = time.Time{}, nil }
+
+func (r *recovery) mark() mark { return mark{r.given, r.back} }
+
+// count counts a rejection and returns the point right after it.
+func (r *recovery) count(now time.Time) mark {
+	if r.refused.IsZero() {
+		r.refused = now
+	}
+	r.back++
+	m := r.mark()
+	r.recent = append(r.recent, m)
+	if len(r.recent) > enoughRefused {
+		r.recent = r.recent[1:]
+	}
+	return m
+}
+
+// mostRefused reports whether at least half of the requests since m came back
+// refused, the rejection at m among them.
+func (r *recovery) mostRefused(m mark) bool {
+	return 2*(r.back-m.back+1) >= r.given-m.given
+}
+
+// several reports whether the last rejections came in a row.
+func (r *recovery) several() bool {
+	return len(r.recent) == enoughRefused && r.mostRefused(r.recent[0])
+}
+
+// handedOut counts a request. Retried ones do not count: they say nothing about
+// the share that is refused.
+func (e *entry) handedOut(attempt int) {
+	if attempt <= 1 {
+		e.recovery.given++
+	}
+}
+
+// freshOn reports whether a request on the given try may be handed the token.
+func (t Token) freshOn(attempt int, now time.Time) bool {
+	age := now.Sub(t.Issued)
+	switch {
+	case attempt <= 1:
+		return true
+	case attempt == 2:
+		return age < freshFor
+	}
+	return age < freshForThird
+}
+
+// suspect returns the fetch of a token for a retried request, which must not be
+// given the one that is held: that may be as dead as the one that was refused
+// elsewhere. It returns nil if the bucket allows none.
+func (e *entry) suspect(now time.Time) *fetch {
+	if e.fetching == nil && !e.c.spend(now, reserveSingle) {
+		return nil
+	}
+	return e.begin(now, ReasonSuspect)
+}
+
+// begin starts a trial that is paid for. A fetch in flight is made a trial at no
+// cost.
+func (e *entry) begin(now time.Time, reason Reason) *fetch {
+	r := &e.recovery
+	if r.refused.IsZero() {
+		r.refused = now
+	}
+	if r.began != nil {
+		close(r.began)
+		r.began = nil
+	}
+	f := e.fetching
+	switch {
+	case f == nil:
+		f = e.start(now, reason)
+		if e.fetching == nil { // it could not be started
+			e.c.giveBack()
+			return f
+		}
+		f.paid = true
+	case f.reason != ReasonRenewal:
+		return f
+	}
+	f.reason = reason
+	r.trial = &trial{refused: r.refused, several: r.several()}
+	return f
+}
+
+// spend takes a trial from the bucket if that leaves reserve.
+func (c *Credential) spend(now time.Time, reserve int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.paused && c.trials.take(now, reserve)
+}
+
+func (c *Credential) giveBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trials.giveBack()
+}
+
+// Rejected is told of a backend's rejection of a token and answers what to do
+// with the request. It may hold the rejection for a moment, and waits for the
+// token request that it causes or joins, until ctx ends or the credential's
+// timeout is over. On TryAgain a fresh token is in hand.
+func (c *Credential) Rejected(ctx context.Context, r Rejection) Outcome {
+	began := time.Now()
+	o := c.judge(ctx, r)
+	if o.Answer == TryAgain && !r.Retriable {
+		o = refusal(r, ReasonNotRetriable, 0)
+	}
+	held := time.Since(began)
+	ev := Event{
+		Kind: EventRejected, Generation: r.Use.Generation, Fingerprint: r.Fingerprint,
+		Reason: o.Reason, Verdict: r.Verdict, Rule: r.Rule, Answer: o.Answer,
+		Attempt: r.Attempt, Latency: held, RequestID: r.RequestID,
+	}
+	c.emit(ev)
+	if o.Answer == TryAgain {
+		ev.Kind = EventRetried
+		c.emit(ev)
+	}
+	return o
+}
+
+// refusal is the outcome when no other try can help: what is said to be dead is
+// our trouble, and anything else is the backend's own answer.
+func refusal(r Rejection, reason Reason, retryAfter time.Duration) Outcome {
+	if r.Verdict == Dead {
+		return Outcome{Answer: Unavailable, Reason: reason, RetryAfter: retryAfter}
+	}
+	return Outcome{Answer: Pass, Reason: reason}
+}
+
+func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
+	if r.Verdict == NotAllowed {
+		return Outcome{Reason: ReasonNotAllowed}
+	}
+	if c.cfg.Action == Observe {
+		return Outcome{Reason: ReasonObserve}
+	}
+	e := c.entry()
+	f, o := e.recover(ctx, r)
+	if f == nil {
+		return o
+	}
+	if c.cfg.Action == Evict {
+		return Outcome{Reason: ReasonEvict}
+	}
+	token, err := c.wait(ctx, f)
+	switch {
+	case ctx.Err() != nil:
+		return refusal(r, ReasonGone, 0)
+	case err != nil:
+		return refusal(r, ReasonNoToken, retryAfter(err))
+	case token.Fingerprint == r.Fingerprint:
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.notHelped(time.Now(), r)
+		return refusal(r, ReasonSameToken, c.cfg.CoolDown)
+	}
+	return Outcome{Answer: TryAgain, Reason: f.reason}
+}
+
+// recover returns the fetch to wait for, or nil and what else to do.
+func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	ours := r.Fingerprint == e.current.Fingerprint
+	fresh := now.Sub(e.current.Issued) < freshFor
+	switch {
+	case r.Attempt > 1 && r.Use.Age < surelyFresh:
+		e.notHelped(now, r)
+		return nil, refusal(r, ReasonAgain, e.c.cfg.CoolDown)
+	case !ours && e.current.aliveAt(now) && (e.past.has(r.Fingerprint) || e.explains(now, r)):
+		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
+	}
+	at := e.recovery.count(now)
+	switch {
+	case e.fetching != nil:
+		return e.begin(now, single(r)), Outcome{}
+	case !e.current.aliveAt(now):
+		return e.fetchMissing(now), Outcome{}
+	}
+	if f := e.try(now, r, fresh && ours); f != nil {
+		return f, Outcome{}
+	}
+	return e.hold(ctx, now, r, at)
+}
+
+// explains reports whether the rejection of a token that this replica never
+// issued says nothing against the one it holds: that was just issued, or it was
+// requested because of a rejection that came after the refused one was issued.
+func (e *entry) explains(now time.Time, r Rejection) bool {
+	if now.Sub(e.current.Issued) < freshFor {
+		return true
+	}
+	t := e.recovery.trial
+	return t != nil && t.passed && now.Add(-r.Use.Age).Before(t.refused) && !e.current.Requested.Before(t.refused)
+}
+
+// single is the reason of a trial on the word of a single rejection.
+func single(r Rejection) Reason {
+	if r.Verdict == Dead {
+		return ReasonDead
+	}
+	return ReasonProbe
+}
+
+// try begins the trial of a single rejection, if it may have one. A token that
+// was just issued is not tried on the word of a single one.
+func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
+	if justIssued || e.c.isQuiet(now, r.pair()) {
+		return nil
+	}
+	reserve := reserveUnclear
+	if r.Verdict == Dead {
+		reserve = reserveSingle
+	}
+	if !e.c.spend(now, reserve) {
+		return nil
+	}
+	return e.begin(now, single(r))
+}
+
+// hold waits, without the lock, for what becomes of other requests, and begins
+// a trial if at least half of them are refused. It returns with the lock held.
+func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (*fetch, Outcome) {
+	rec := &e.recovery
+	switch {
+	case rec.isQuiet(now):
+		return nil, refusal(r, ReasonQuiet, rec.quietUntil.Sub(now))
+	case rec.several():
+		return e.tryProportion(now, r, 0)
+	}
+	if rec.began == nil {
+		rec.began = make(chan struct{})
+	}
+	began := rec.began
+	e.mu.Unlock()
+	timer := time.NewTimer(holdFor)
+	defer timer.Stop()
+	select {
+	case <-began:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	e.mu.Lock()
+	return e.release(ctx, r, at)
+}
+
+// release decides what becomes of a rejection that was held.
+func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outcome) {
+	now := time.Now()
+	switch {
+	case e.fetching != nil:
+		return e.fetching, Outcome{}
+	case r.Fingerprint != e.current.Fingerprint && e.current.aliveAt(now) && now.Sub(e.current.Issued) < freshFor:
+		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
+	case ctx.Err() != nil:
+		return nil, refusal(r, ReasonGone, 0)
+	case e.recovery.isQuiet(now) || !e.recovery.mostRefused(at):
+		return nil, refusal(r, ReasonQuiet, 0)
+	}
+	return e.tryProportion(now, r, reserveSingle)
+}
+
+// tryProportion begins a trial because most requests come back refused.
+func (e *entry) tryProportion(now time.Time, r Rejection, reserve int) (*fetch, Outcome) {
+	if !e.c.spend(now, reserve) {
+		return nil, refusal(r, ReasonBudget, e.c.nextTrial(now))
+	}
+	return e.begin(now, ReasonProportion), Outcome{}
+}
+
+func (c *Credential) nextTrial(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trials.wait(now)
+}
+
+func (c *Credential) isQuiet(now time.Time, pair string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.quiet.has(pair, now)
+}
+
+// isQuiet reports whether the rule of proportion is silent. It speaks again as
+// soon as most requests have passed since.
+func (r *recovery) isQuiet(now time.Time) bool {
+	if !now.Before(r.quietUntil) {
+		return false
+	}
+	if r.given-r.quietAt.given >= calmAfter && 2*(r.back-r.quietAt.back) < r.given-r.quietAt.given {
+		r.quietUntil, r.quietSteps = time.Time{}, 0
+		return false
+	}
+	return true
+}
+
+// notHelped is told that a request was refused again with a fresh token.
+func (e *entry) notHelped(now time.Time, r Rejection) {
+	e.c.mu.Lock()
+	e.c.quiet.add(r.pair(), now, now.Add(e.c.cfg.CoolDown))
+	e.c.mu.Unlock()
+	rec := &e.recovery
+	t := rec.trial
+	if t == nil || t.passed || t.failed {
+		return
+	}
+	t.failed = true
+	if t.several {
+		rec.quietUntil = now.Add(min(e.c.cfg.CoolDown<<min(rec.quietSteps, 10), maxQuiet))
+		rec.quietSteps++
+		rec.quietAt = rec.mark()
+	}
+}
+
+// Acceptance is a backend's answer to a retried request that is no rejection.
+type Acceptance struct {
+	// Use is what the check gave the request.
+	Use Use
+	// Fingerprint is that of the token that the backend accepted.
+	Fingerprint Fingerprint
+	// Attempt counts the tries of the request from 1.
+	Attempt int
+	// RequestID is Envoy's x-request-id, for the log.
+	RequestID string
+}
+
+// Accepted is told that a backend accepted a token on a retried request: the
+// rejection before it was about the token. It does not block.
+func (c *Credential) Accepted(a Acceptance) {
+	if a.Attempt < 2 {
+		return
+	}
+	e := c.entry()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	rec := &e.recovery
+	t := rec.trial
+	if t == nil || t.passed {
+		return
+	}
+	t.passed = true
+	rec.quietUntil, rec.quietSteps = time.Time{}, 0
+	now := time.Now()
+	c.mu.Lock()
+	if c.returns.take(now, 0) {
+		c.trials.giveBack()
+	}
+	c.mu.Unlock()
+	c.emit(Event{
+		Kind: EventRecovered, Generation: a.Use.Generation, Fingerprint: a.Fingerprint,
+		Reason: ReasonAccepted, Attempt: a.Attempt, Latency: now.Sub(t.refused), RequestID: a.RequestID,
+	})
+}
+
+// retryAfter returns what an error says about when to ask again.
+func retryAfter(err error) time.Duration {
+	if u, ok := asUnavailable(err); ok {
+		return u.RetryAfter
+	}
+	return 0
+}
+
+func asUnavailable(err error) (*UnavailableError, bool) {
+	var u *UnavailableError
+	ok := errors.As(err, &u)
+	return u, ok
+}

@@ -1,0 +1,88 @@
+package tokens
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// restarts lets the provider restart n times, every so often.
+func (w *world) restarts(n int, every time.Duration) {
+	for range n {
+		time.Sleep(every)
+		w.restart()
+	}
+	time.Sleep(every)
+}
+
+// A provider that voids every token it ever issued costs its callers nothing
+// but time, at any rate, for any number of replicas, and also where the backend
+// has real 403s.
+func TestRestartUnderLoad(t *testing.T) {
+	t.Parallel()
+	const restarts = 5
+	tests := []struct {
+		name     string
+		replicas int
+		real     float64
+		slow     time.Duration // one request every so often; 0: 32 connections
+		lost     float64       // share of the requests that may be lost
+	}{
+		{"one replica", 1, 0, 0, 0},
+		{"one replica, real 403s", 1, 0.01, 0, 0.002},
+		{"one replica, 5 requests a second", 1, 0, 200 * time.Millisecond, 0},
+		{"one replica, 5 requests a second, real 403s", 1, 0.01, 200 * time.Millisecond, 0.002},
+		{"one replica, 5 requests a second, many real 403s", 1, 0.1, 200 * time.Millisecond, 0.06},
+		{"two replicas", 2, 0, 0, 0},
+		{"two replicas, real 403s", 2, 0.01, 0, 0.002},
+		{"three replicas", 3, 0, 0, 0},
+		{"three replicas, real 403s", 3, 0.01, 0, 0.002},
+		{"three replicas, 5 requests a second", 3, 0, 200 * time.Millisecond, 0},
+	}
+	for _, tt := range tests {
+		for _, verdict := range []Verdict{Unclear, Dead} {
+			if verdict == Dead && tt.real > 0 {
+				continue // a 401 that is not about the token is no real 403
+			}
+			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, tt.replicas)
+					w.real, w.verdict = tt.real, verdict
+					ctx, stop := context.WithCancel(t.Context())
+					begin := w.load
+					every, connections := 3*time.Second, 32
+					if tt.slow > 0 {
+						begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, tt.slow) }
+						every = 20 * time.Second
+					}
+					done := begin(ctx, connections)
+					w.restarts(restarts, every)
+					stop()
+					done.Wait()
+
+					total, lost := 0, w.results["403"]+w.results["503"]
+					for _, k := range []string{"200", "403", "503", "real 403"} {
+						total += w.results[k]
+					}
+					t.Logf("%d requests, %d lost, %d token requests, longest %v, %v", total, lost, w.asked, w.waited, w.results)
+					if got := float64(lost) / float64(total); got > tt.lost {
+						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+					}
+					want := tt.replicas * (restarts + 1)
+					if tt.slow > 0 {
+						// A replica that no request met for a while cannot tell
+						// this restart from the last, and asks once more.
+						want += (tt.replicas - 1) * restarts
+					}
+					if tt.real == 0 && w.asked > want {
+						t.Errorf("%d token requests, want at most %d", w.asked, want)
+					}
+				})
+			})
+		}
+	}
+}
