@@ -1,0 +1,388 @@
+package config
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func TestParseFull(t *testing.T) {
+	t.Parallel()
+	reads := []string{"GET", "HEAD", "OPTIONS"}
+	want := &Config{
+		Version: 1,
+		Server: Server{
+			GRPC: GRPC{
+				Address: "0.0.0.0:9001",
+				TLS: &ServerTLS{
+					CertFile:     "testdata/tls/server.pem",
+					KeyFile:      "testdata/tls/server.key",
+					ClientCAFile: "testdata/tls/clients.pem",
+				},
+				Peers: []string{"envoy.mesh.example", "spiffe://mesh.example/ns/gateway/sa/envoy"},
+			},
+			Status: Status{Address: ":9003"},
+			Admin:  Admin{Address: "127.0.0.1:9002", TokenFile: "testdata/secrets/admin"},
+		},
+		Providers: map[string]Provider{
+			"shop": {
+				Issuer:           "https://idp.example/realms/shop",
+				JWKSURL:          "https://idp.example/jwks",
+				TokenURL:         "https://idp.example/token",
+				IntrospectionURL: "https://idp.example/introspect",
+				RevocationURL:    "https://idp.example/revoke",
+				CAFile:           "/etc/pki/corp.pem",
+				Timeout:          3 * time.Second,
+			},
+			"lab": {
+				TokenURL: "http://idp.lab.example:8080/token?tenant=7",
+				Timeout:  5 * time.Second,
+				Insecure: true,
+			},
+		},
+		Callers: map[string]Caller{"shop": {
+			Provider:   "shop",
+			Audiences:  []string{"api://orders"},
+			Tokens:     TokensJWT,
+			ClockSkew:  10 * time.Second,
+			Algorithms: []string{"RS256", "ES256", "EdDSA"},
+		}},
+		Credentials: map[string]Credential{
+			"orders": {
+				Clients: []Client{{
+					Provider: "shop", ID: "gateway", SecretFile: "testdata/secrets/orders", AuthMethod: ClientSecretPost,
+				}},
+				Grant:    GrantClientCredentials,
+				Scopes:   []string{"orders.read", "orders.write"},
+				Audience: "https://orders.example",
+				Resource: "https://orders.example/v1",
+				Params:   map[string]string{"tenant": "7"},
+				Header:   Header{Name: "x-orders-token"},
+				Expiry:   Expiry{Default: 2 * time.Minute, Max: time.Hour},
+				Cache:    CacheCached,
+				Rejection: Rejection{
+					Action: ActionEvict, Statuses: []int{401}, Methods: reads, CoolDown: 30 * time.Second, Presets: []string{},
+				},
+			},
+			"stock": {
+				Clients: []Client{{
+					Provider: "lab", ID: "1234", SecretFile: "/run/secrets/stock", AuthMethod: ClientSecretBasic,
+				}},
+				Grant:  GrantClientCredentials,
+				Header: Header{Name: "authorization", Scheme: "Bearer"},
+				Expiry: Expiry{Default: 5 * time.Minute, Max: 30 * time.Minute, Margin: 30 * time.Second},
+				Cache:  CacheCached,
+				Rejection: Rejection{
+					Action: ActionRetry, Statuses: []int{401, 403}, Methods: reads, CoolDown: 20 * time.Second,
+				},
+			},
+		},
+		Policies: map[string]Policy{
+			"default": {Callers: []string{"shop"}, Credential: "orders"},
+			"stock":   {Callers: []string{"shop"}, Credential: "stock"},
+		},
+		Envoy: Envoy{
+			Addresses: []Address{"rebearer-0.example:9001", "rebearer-1.example:9001"},
+			TLS: &EnvoyTLS{
+				CAFile:     "/etc/envoy/ca.pem",
+				CertFile:   "/etc/envoy/envoy.pem",
+				KeyFile:    "/etc/envoy/envoy.key",
+				ServerName: "rebearer.example",
+			},
+			IdleTimeout:            time.Minute,
+			MaxBodyBytes:           65536,
+			HeadersWithUnderscores: UnderscoresReject,
+			EscapedSlashes:         SlashesUnescape,
+			TrustedHops:            1,
+			AccessLog:              true,
+		},
+	}
+	got, err := Parse(readTestFile(t, "testdata/full.yaml"), "testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore := cmp.Options{cmpopts.IgnoreUnexported(Config{}), cmpopts.IgnoreFields(Config{}, "Defaults")}
+	if diff := cmp.Diff(want, got, ignore); diff != "" {
+		t.Errorf("Parse(full.yaml): (-want +got)\n%s", diff)
+	}
+	wantFiles := []string{
+		"/etc/pki/corp.pem", "/run/secrets/stock", "testdata/secrets/admin", "testdata/secrets/orders",
+		"testdata/tls/clients.pem", "testdata/tls/server.key", "testdata/tls/server.pem",
+	}
+	if diff := cmp.Diff(wantFiles, got.Files()); diff != "" {
+		t.Errorf("Files(): (-want +got)\n%s", diff)
+	}
+	addresses, err := got.EnvoyAddresses()
+	if err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(want.Envoy.Addresses, addresses); diff != "" {
+		t.Errorf("EnvoyAddresses(): (-want +got)\n%s", diff)
+	}
+}
+
+func TestParseDefaults(t *testing.T) {
+	t.Parallel()
+	got := mustParse(t, "version: 1\n")
+	want := &Config{
+		Version: 1,
+		Server: Server{
+			GRPC:   GRPC{Address: "127.0.0.1:9001"},
+			Status: Status{Address: "127.0.0.1:9003"},
+			Admin:  Admin{Address: "127.0.0.1:9002"},
+		},
+		Defaults: Defaults{Credential: defaultCredential()},
+		Envoy: Envoy{
+			RouteTimeout:           15 * time.Second,
+			IdleTimeout:            5 * time.Minute,
+			MaxBodyBytes:           1048576,
+			HeadersWithUnderscores: UnderscoresDrop,
+			EscapedSlashes:         SlashesReject,
+		},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
+		t.Errorf("defaults: (-want +got)\n%s", diff)
+	}
+	addresses, err := got.EnvoyAddresses()
+	if diff := cmp.Diff([]Address{"127.0.0.1:9001"}, addresses); diff != "" || err != nil {
+		t.Errorf("EnvoyAddresses(): %v (-want +got)\n%s", err, diff)
+	}
+}
+
+// TestParseAccepts holds what looks like a mistake and is none.
+func TestParseAccepts(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"byte order mark":     "\ufeffversion: 1\n",
+		"windows line ends":   "version: 1\r\nserver:\r\n  grpc: {address: \"127.0.0.1:7001\"}\r\n",
+		"document marks":      "---\nversion: 1\n---\n",
+		"flow form":           `{version: 1, server: {status: {address: "[::1]:9003"}}}`,
+		"JSON":                `{"version": 1, "server": {"grpc": {"address": "unix:///run/rebearer.sock"}}}`,
+		"off loopback":        "version: 1\nserver: {grpc: {address: \":9001\", insecure: true}}\n",
+		"server TLS only":     "version: 1\nserver: {grpc: {address: \":9001\", insecure: true, tls: {cert_file: a, key_file: b}}}\n",
+		"mTLS on loopback":    "version: 1\nserver: {grpc: {tls: {cert_file: a, key_file: b, client_ca_file: c}, peers: [x]}}\n",
+		"quoted keys":         "\"version\": 1\nproviders: {\"on\": {issuer: \"https://idp.example\"}}\n",
+		"http on loopback":    "version: 1\nproviders: {a: {issuer: \"http://localhost:1/\"}, b: {issuer: \"http://[::1]:1\"}, c: {issuer: \"http://127.9.9.9\"}}\n",
+		"token URL only":      "version: 1\nproviders: {a: {token_url: \"https://idp.example/token\"}}\n",
+		"merge of two":        "version: 1\nx-a: &a {timeout: 1s}\nx-b: &b {timeout: 2s, insecure: true}\nproviders: {p: {issuer: \"https://idp.example\", <<: [*a, *b]}}\n",
+		"anything under x-":   "version: 1\nx-any: [yes, 012, {y: }, ~]\n",
+		"duration from zero":  "version: 1\ndefaults: {credential: {expiry: {margin: 0s}}}\n",
+		"alias of a scalar":   "version: 1\nx-t: &t 7s\nproviders: {p: {issuer: \"https://idp.example\", timeout: *t}}\n",
+		"quoted duration":     "version: 1\nproviders: {p: {issuer: \"https://idp.example\", timeout: \"7s\"}}\n",
+		"folded text":         "version: 1\nproviders:\n  p:\n    issuer: >-\n      https://idp.example\n",
+		"text like a version": "version: 1\nproviders: {v1.2: {issuer: \"https://idp.example\"}}\n",
+	}
+	for name, text := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mustParse(t, text)
+		})
+	}
+}
+
+// TestMergePrecedence: the entry wins over the merged, the first over the
+// second, and a credential's own over the defaults.
+func TestMergePrecedence(t *testing.T) {
+	t.Parallel()
+	cfg := mustParse(t, `
+version: 1
+x-a: &a {timeout: 1s}
+x-b: &b {timeout: 2s, insecure: true}
+providers:
+  own: {<<: *b, issuer: "https://idp.example", timeout: 3s}
+  first: {<<: [*a, *b], issuer: "https://idp.example"}
+defaults:
+  credential:
+    clients: [{provider: own, id: shared, secret_file: shared}]
+    scopes: [a, b]
+    params: {v: "1", w: "2"}
+    header: {name: x-token}
+credentials:
+  plain: {}
+  other:
+    scopes: []
+    params: {u: "3"}
+    header: {scheme: Token}
+`)
+	if got := cfg.Providers["own"]; got.Timeout != 3*time.Second || !got.Insecure {
+		t.Errorf("own = %+v, want its own timeout 3s and the merged insecure", got)
+	}
+	if got := cfg.Providers["first"]; got.Timeout != time.Second || !got.Insecure {
+		t.Errorf("first = %+v, want the first timeout 1s and the second's insecure", got)
+	}
+	plain, other := cfg.Credentials["plain"], cfg.Credentials["other"]
+	if diff := cmp.Diff(cfg.Defaults.Credential, plain); diff != "" {
+		t.Errorf("a credential that says nothing: (-defaults +got)\n%s", diff)
+	}
+	want := plain
+	want.Scopes = []string{}
+	want.Params = map[string]string{"u": "3"}
+	want.Header = Header{Name: "x-token", Scheme: "Token"}
+	if diff := cmp.Diff(want, other); diff != "" {
+		t.Errorf("a credential of its own: (-want +got)\n%s", diff)
+	}
+}
+
+func TestAddress(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		address  Address
+		network  string
+		rest     string
+		loopback bool
+		every    bool
+	}{
+		{"127.0.0.1:9001", "tcp", "127.0.0.1:9001", true, false},
+		{"127.8.8.8:1", "tcp", "127.8.8.8:1", true, false},
+		{"[::1]:9001", "tcp", "[::1]:9001", true, false},
+		{"[::ffff:127.0.0.1]:1", "tcp", "[::ffff:127.0.0.1]:1", true, false},
+		{"localhost:9001", "tcp", "localhost:9001", true, false},
+		{"unix:///run/r.sock", "unix", "/run/r.sock", true, false},
+		{":9001", "tcp", ":9001", false, true},
+		{"0.0.0.0:9001", "tcp", "0.0.0.0:9001", false, true},
+		{"[::]:9001", "tcp", "[::]:9001", false, true},
+		{"10.0.0.1:9001", "tcp", "10.0.0.1:9001", false, false},
+		{"localhost.example:9001", "tcp", "localhost.example:9001", false, false},
+		{"127.0.0.1.example:1", "tcp", "127.0.0.1.example:1", false, false},
+		{"nonsense", "tcp", "nonsense", false, false},
+	}
+	for _, tt := range tests {
+		network, rest := tt.address.Network()
+		if network != tt.network || rest != tt.rest {
+			t.Errorf("%q.Network() = %q, %q, want %q, %q", tt.address, network, rest, tt.network, tt.rest)
+		}
+		if got := tt.address.Loopback(); got != tt.loopback {
+			t.Errorf("%q.Loopback() = %v", tt.address, got)
+		}
+		if got := tt.address.everyInterface(); got != tt.every {
+			t.Errorf("%q.everyInterface() = %v", tt.address, got)
+		}
+	}
+}
+
+func TestEnvoyAddressesRefuses(t *testing.T) {
+	t.Parallel()
+	const mutual = "tls: {cert_file: a, key_file: b, client_ca_file: c}, peers: [x]"
+	tests := map[string]struct{ text, want string }{
+		"every interface": {
+			"server: {grpc: {address: \":9001\", insecure: true}}",
+			"envoy.addresses: server.grpc.address is :9001, which Envoy cannot call: say where it reaches rebearer",
+		},
+		"TLS on the server only": {
+			"server: {grpc: {" + mutual + "}}",
+			"envoy.tls: server.grpc has tls, so Envoy needs it too",
+		},
+		"TLS on Envoy only": {
+			"envoy: {tls: {ca_file: a, server_name: b}}",
+			"envoy.tls: server.grpc has no tls, so Envoy would not be understood",
+		},
+		"no client certificate": {
+			"server: {grpc: {" + mutual + "}}\nenvoy: {tls: {ca_file: a, server_name: b}}",
+			"envoy.tls: server.grpc asks peers for a certificate, so Envoy needs cert_file and key_file",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := mustParse(t, "version: 1\n"+tt.text+"\n").EnvoyAddresses()
+			if got := errorText(err); got != tt.want {
+				t.Errorf("got %q\nwant %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		text string
+		want []string
+	}{
+		"nothing declared": {"", []string{"policies: there are none, so every request is refused"}},
+		"insecure": {
+			text: `
+server: {grpc: {address: ":9001", insecure: true}}
+providers:
+  lab: {issuer: "http://idp.example", insecure: true}
+  safe: {issuer: "https://idp.example", insecure: true}
+`,
+			want: []string{
+				"server.grpc.insecure: whoever reaches :9001 can be given a backend token",
+				"providers.lab.insecure: secrets and tokens travel over http:// where others can read them",
+				"providers.safe.insecure: is not needed: remove it",
+				"providers.lab: no caller and no credential uses it",
+				"providers.safe: no caller and no credential uses it",
+				"policies: there are none, so every request is refused",
+			},
+		},
+		"insecure without need": {
+			text: "server: {grpc: {insecure: true}}\n",
+			want: []string{
+				"server.grpc.insecure: is not needed: remove it",
+				"policies: there are none, so every request is refused",
+			},
+		},
+		"unused, no default": {
+			text: `
+providers: {a: {issuer: "https://a.example"}, b: {issuer: "https://b.example"}}
+callers: {x: {provider: a, audiences: [q]}, z: {provider: a, audiences: [q]}}
+credentials:
+  m: {clients: [{provider: a, id: i, secret_file: s}]}
+  o: {clients: [{provider: a, id: i, secret_file: s}]}
+policies: {p: {callers: [x], credential: m}}
+`,
+			want: []string{
+				"providers.b: no caller and no credential uses it",
+				"callers.z: no policy uses it",
+				"credentials.o: no policy uses it",
+				"policies: none is called default, so a route that names no policy is refused",
+			},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := mustParse(t, "version: 1\n"+tt.text).Warnings()
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("Warnings(): (-want +got)\n%s", diff)
+			}
+		})
+	}
+	if got := mustParse(t, string(readTestFile(t, "testdata/full.yaml"))).Warnings(); len(got) != 1 {
+		t.Errorf("Warnings(full.yaml) = %q, want only the one about http://", got)
+	}
+}
+
+// TestFields walks all structs: each exported field has a key, and is of a
+// type that the decoder knows.
+func TestFields(t *testing.T) {
+	t.Parallel()
+	var walk func(where string, typ reflect.Type)
+	walk = func(where string, typ reflect.Type) {
+		switch typ.Kind() {
+		case reflect.Pointer, reflect.Slice:
+			walk(where, typ.Elem())
+		case reflect.Map:
+			if typ.Key().Kind() != reflect.String {
+				t.Errorf("%s: maps have text as keys", where)
+			}
+			walk(where, typ.Elem())
+		case reflect.Struct:
+			for field := range typ.Fields() {
+				if field.IsExported() && field.Tag.Get("yaml") == "" {
+					t.Errorf("%s.%s has no yaml tag", where, field.Name)
+				}
+				if field.IsExported() {
+					walk(where+"."+field.Name, field.Type)
+				}
+			}
+		case reflect.String, reflect.Bool, reflect.Int, reflect.Int64:
+		default:
+			t.Errorf("%s: the decoder does not know %s", where, typ)
+		}
+	}
+	walk("Config", reflect.TypeFor[Config]())
+}

@@ -1,0 +1,55 @@
+package config
+
+import (
+	"net/http"
+	"reflect"
+	"time"
+)
+
+// The defaults of rebearer itself are all here: defaultConfig for what stands
+// in the file once, presets for what stands in lists and maps.
+
+func defaultConfig() *Config {
+	return &Config{
+		Server: Server{
+			GRPC:   GRPC{Address: "127.0.0.1:9001"},
+			Admin:  Admin{Address: "127.0.0.1:9002"},
+			Status: Status{Address: "127.0.0.1:9003"},
+		},
+		Defaults: Defaults{Credential: defaultCredential()},
+		Envoy: Envoy{
+			RouteTimeout:           15 * time.Second,
+			IdleTimeout:            5 * time.Minute,
+			MaxBodyBytes:           1 << 20,
+			HeadersWithUnderscores: UnderscoresDrop,
+			EscapedSlashes:         SlashesReject,
+		},
+	}
+}
+
+func defaultCredential() Credential {
+	return Credential{
+		Grant:  GrantClientCredentials,
+		Header: Header{Name: "authorization", Scheme: "Bearer"},
+		Expiry: Expiry{Default: 5 * time.Minute, Max: time.Hour, Margin: 30 * time.Second},
+		Cache:  CacheCached,
+		Rejection: Rejection{
+			Action:   ActionRetry,
+			Statuses: []int{http.StatusUnauthorized, http.StatusForbidden},
+			CoolDown: 10 * time.Second,
+		},
+	}
+}
+
+// presets returns the defaults by type. That of Credential is the file's own.
+func presets() map[reflect.Type]reflect.Value {
+	return map[reflect.Type]reflect.Value{
+		reflect.TypeFor[Provider](): reflect.ValueOf(Provider{Timeout: 5 * time.Second}),
+		reflect.TypeFor[Caller](): reflect.ValueOf(Caller{
+			Tokens:     TokensJWT,
+			ClockSkew:  30 * time.Second,
+			Algorithms: asymmetricAlgorithms(),
+		}),
+		reflect.TypeFor[Client](): reflect.ValueOf(Client{AuthMethod: ClientSecretBasic}),
+	}
+}
