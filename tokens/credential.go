@@ -59,6 +59,7 @@ func (c Config) validate() error {
 type Credential struct {
 	cfg   Config
 	cache *Cache
+	key   string // of its entry in cache: no two credentials ever share one
 	held  *entry // so that pressure on the cache never costs a fetch
 
 	uses atomic.Uint64
@@ -99,6 +100,7 @@ func NewCredential(cache *Cache, cfg Config) (*Credential, error) {
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.held = &entry{c: c}
+	c.key = fmt.Sprintf("%s\x00%p", cfg.Key, c.held)
 	return c, nil
 }
 
@@ -107,14 +109,14 @@ func NewCredential(cache *Cache, cfg Config) (*Credential, error) {
 func (c *Credential) Close() {
 	c.stop()
 	c.held.stopRenewal()
-	c.cache.drop(c.cfg.Key)
+	c.cache.drop(c.key)
 }
 
 // Name returns the credential's name in the configuration.
 func (c *Credential) Name() string { return c.cfg.Name }
 
 // entry returns the entry of the credential's own token.
-func (c *Credential) entry() *entry { return c.cache.get(c.cfg.Key, c.held) }
+func (c *Credential) entry() *entry { return c.cache.get(c.key, c.held) }
 
 // Token returns the living backend token. Without one it waits for the fetch in
 // flight, starting it if needed, until ctx ends or the credential's timeout is

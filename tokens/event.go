@@ -11,7 +11,7 @@ const (
 	EventRenewed   Kind = "renewed"   // a token came before the old one expired
 	EventRejected  Kind = "rejected"  // a backend refused a token
 	EventEvicted   Kind = "evicted"   // a token was replaced or dropped before its end
-	EventRetried   Kind = "retried"   // a request is sent again with a fresh token
+	EventRetried   Kind = "retried"   // a request that was sent again came to its end
 	EventRecovered Kind = "recovered" // the first retried request passed
 	EventRevoked   Kind = "revoked"   // a token was revoked at its provider
 	EventExpired   Kind = "expired"   // a token reached its end
@@ -43,8 +43,9 @@ type Event struct {
 	Answer Answer
 	// Attempt is the try that it happened on, or 0.
 	Attempt int
-	// Latency is how long a held request waited (EventRejected, EventRetried),
-	// or the time from the first rejection on (EventRecovered).
+	// Latency is how long the provider took (EventIssued, EventRenewed), how
+	// long a rejection was held (EventRejected), or the time since the first
+	// rejection (EventRecovered).
 	Latency time.Duration
 	// Expires is when the token ends; zero if that is not known.
 	Expires time.Time
@@ -54,6 +55,7 @@ type Event struct {
 	Err error
 }
 
-// Observer is told of every event, in order per credential. It is called while
-// locks are held: it must not block and must not call back into the package.
+// Observer is told of every event. It is called from several goroutines at once
+// and while locks are held: it must not block and must not call back into the
+// package.
 type Observer func(Event)

@@ -10,13 +10,12 @@ type Expiry struct {
 	// Max caps what the provider states. Zero means no cap.
 	Max time.Duration
 	// Margin is how long before its end a token is renewed. It is never more
-	// than half of the lifetime. Zero means 30 seconds.
+	// than half of the lifetime. Zero renews it at its end.
 	Margin time.Duration
 }
 
 const (
 	defaultLifetime = 5 * time.Minute
-	defaultMargin   = 30 * time.Second
 	// jitterShare is the share of the margin by which renewals are spread, so
 	// that replicas that were started together do not renew together.
 	jitterShare = 0.2
@@ -42,12 +41,8 @@ func (x Expiry) lifetime(stated time.Duration) time.Duration {
 // is to be renewed. It is a pure function: spread is a random number in [0,1)
 // that moves the moment earlier by up to jitterShare of the margin.
 func (x Expiry) renewal(issued, expires time.Time, spread float64) time.Time {
-	margin := x.Margin
-	if margin <= 0 {
-		margin = defaultMargin
-	}
 	life := expires.Sub(issued)
-	margin = min(margin, life/2)
+	margin := min(max(x.Margin, 0), life/2)
 	early := time.Duration(spread * jitterShare * float64(margin))
 	if at := expires.Add(-margin - early); at.After(issued) {
 		return at

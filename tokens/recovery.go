@@ -182,8 +182,8 @@ func (c *Credential) Rejected(ctx context.Context, r Rejection) Outcome {
 		Attempt: r.Attempt, Latency: held, RequestID: r.RequestID,
 	}
 	c.emit(ev)
-	if o.Answer == TryAgain {
-		ev.Kind = EventRetried
+	if r.Attempt > 1 && o.Answer != TryAgain {
+		ev.Kind, ev.Reason = EventRetried, ReasonAgain
 		c.emit(ev)
 	}
 	return o
@@ -401,6 +401,11 @@ func (c *Credential) Accepted(a Acceptance) {
 	if a.Attempt < 2 {
 		return
 	}
+	ev := Event{
+		Kind: EventRetried, Generation: a.Use.Generation, Fingerprint: a.Fingerprint,
+		Reason: ReasonAccepted, Attempt: a.Attempt, RequestID: a.RequestID,
+	}
+	c.emit(ev)
 	e := c.entry()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -417,10 +422,8 @@ func (c *Credential) Accepted(a Acceptance) {
 		c.trials.giveBack()
 	}
 	c.mu.Unlock()
-	c.emit(Event{
-		Kind: EventRecovered, Generation: a.Use.Generation, Fingerprint: a.Fingerprint,
-		Reason: ReasonAccepted, Attempt: a.Attempt, Latency: now.Sub(t.refused), RequestID: a.RequestID,
-	})
+	ev.Kind, ev.Latency = EventRecovered, now.Sub(t.refused)
+	c.emit(ev)
 }
 
 // retryAfter returns what an error says about when to ask again.

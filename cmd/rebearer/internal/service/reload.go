@@ -1,0 +1,114 @@
+package service
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
+)
+
+// settle is how long files must be left alone before they are read: an editor
+// or kubelet writes in several steps.
+const settle = 200 * time.Millisecond
+
+// watch follows the configuration file and the files that it names, until ctx
+// ends. It watches their folders, because files are replaced rather than
+// written; a Kubernetes volume replaces a link beside them.
+func (s *Service) watch(ctx context.Context) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching the configuration: %w", err)
+	}
+	defer func() { _ = watcher.Close() }()
+	s.follow(watcher)
+	seen := s.contents()
+	timer := time.NewTimer(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watcher.Events:
+			timer.Reset(settle)
+		case err := <-watcher.Errors:
+			s.opts.Logger.Warn("watching the configuration", slog.Any("error", err))
+			timer.Reset(settle)
+		case <-timer.C:
+			if now := s.contents(); now != seen {
+				seen = now
+				s.reload(ctx)
+				s.follow(watcher)
+				seen = s.contents()
+			}
+		}
+	}
+}
+
+// follow watches the folders of all the files. A folder that is watched already
+// stays so.
+func (s *Service) follow(watcher *fsnotify.Watcher) {
+	for _, name := range s.files() {
+		if err := watcher.Add(filepath.Dir(name)); err != nil {
+			s.opts.Logger.Warn("a change of this file will not be noticed", slog.String("file", name), slog.Any("error", err))
+		}
+	}
+}
+
+func (s *Service) files() []string {
+	return append([]string{s.opts.ConfigFile}, s.current.Load().cfg.Files()...)
+}
+
+// contents is a digest of what all the files hold.
+func (s *Service) contents() [sha256.Size]byte {
+	sum := sha256.New()
+	for _, name := range s.files() {
+		data, err := os.ReadFile(name)
+		part := sha256.Sum256(data)
+		fmt.Fprintf(sum, "%q %x %t\n", name, part, err == nil)
+	}
+	return [sha256.Size]byte(sum.Sum(nil))
+}
+
+// reload takes the changed configuration, or says why it does not.
+func (s *Service) reload(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.change(ctx); err != nil {
+		s.reloads.WithLabelValues("refused").Inc()
+		s.opts.Logger.Error("the changed configuration is refused; the old one stays", slog.Any("error", err))
+		return
+	}
+	s.reloads.WithLabelValues("ok").Inc()
+	s.opts.Logger.Info("the changed configuration is in use")
+}
+
+var errListeners = errors.New("a change of server needs a restart")
+
+func (s *Service) change(ctx context.Context) error {
+	cfg, err := config.Load(s.opts.ConfigFile)
+	if err != nil {
+		return err
+	}
+	old := s.current.Load()
+	if !reflect.DeepEqual(cfg.Server, old.cfg.Server) {
+		return errListeners
+	}
+	g, err := s.parts.build(cfg, old)
+	if err != nil {
+		return err
+	}
+	if err := s.use(g); err != nil {
+		g.close(old)
+		return err
+	}
+	g.warm(ctx, s.opts.Logger)
+	return nil
+}

@@ -1,0 +1,245 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
+	"github.com/rebearer/rebearer/cmd/rebearer/internal/telemetry"
+	"github.com/rebearer/rebearer/envoy/hook"
+	"github.com/rebearer/rebearer/extauthz"
+	"github.com/rebearer/rebearer/tokens"
+)
+
+// Options are what a Service is given beside its configuration file.
+type Options struct {
+	// ConfigFile is the configuration file. Required.
+	ConfigFile string
+	// Logger gets one line for everything that an operator may want to know.
+	// Required.
+	Logger *slog.Logger
+	// Level is the level of Logger, which the admin API changes. Required.
+	Level *slog.LevelVar
+	// Observer, unless nil, is also told of every event in a token's life.
+	Observer tokens.Observer
+	// DrainDelay is how long the service still serves after it has said that
+	// it stops, so that load balancers notice. Zero means not at all.
+	DrainDelay time.Duration
+}
+
+// drainTimeout bounds how long calls that run may take to end at a stop.
+const drainTimeout = 15 * time.Second
+
+// maxEntries bounds the entries of backend tokens.
+const maxEntries = 100_000
+
+// Service is rebearer as it runs.
+type Service struct {
+	opts     Options
+	registry *prometheus.Registry
+	parts    parts
+	checks   *extauthz.Server
+
+	current  atomic.Pointer[graph]
+	stopping atomic.Bool
+	reloads  *prometheus.CounterVec
+
+	mu      sync.Mutex // one reload at a time
+	grpc    net.Listener
+	status  net.Listener
+	admin   net.Listener
+	retired sync.WaitGroup // graphs that still wait to be closed
+}
+
+// New loads the configuration and listens, but serves nothing before Run. The
+// error says what is wrong with the configuration.
+func New(opts Options) (*Service, error) {
+	cfg, err := config.Load(opts.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{opts: opts, registry: prometheus.NewRegistry()}
+	if err := s.instrument(); err != nil {
+		return nil, err
+	}
+	if s.parts.cache, err = tokens.NewCache(maxEntries); err != nil {
+		return nil, err
+	}
+	g, err := s.parts.build(cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.use(g); err != nil {
+		return nil, err
+	}
+	for _, warning := range cfg.Warnings() {
+		opts.Logger.Warn("configuration", slog.String("warning", warning))
+	}
+	return s, s.listen(cfg.Server)
+}
+
+// instrument makes the metrics.
+func (s *Service) instrument() error {
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var next []tokens.Observer
+	if s.opts.Observer != nil {
+		next = append(next, s.opts.Observer)
+	}
+	observer, err := telemetry.NewObserver(s.registry, s.opts.Logger, next...)
+	if err != nil {
+		return err
+	}
+	requests, err := telemetry.NewRequests(s.registry)
+	if err != nil {
+		return err
+	}
+	s.checks, err = extauthz.New(s.opts.Logger, s.registry)
+	if err != nil {
+		return err
+	}
+	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rebearer_config_reloads_total",
+		Help: "Changes of the configuration that were taken (ok) or refused.",
+	}, []string{"outcome"})
+	s.parts = parts{logger: s.opts.Logger, measure: requests.Measure, observe: observer.Observe}
+	return errors.Join(s.registry.Register(s.reloads), s.registry.Register(telemetry.NewCollector(s.state)))
+}
+
+// state is what the metrics read at a scrape.
+func (s *Service) state() telemetry.State {
+	var state telemetry.State
+	if g := s.current.Load(); g != nil {
+		state.Credentials = g.statuses()
+	}
+	if s.parts.cache != nil {
+		c := s.parts.cache.Stats()
+		state.Caches = append(state.Caches, telemetry.CacheStats{
+			Name: "backend_tokens", Hits: c.Hits, Misses: c.Misses, Entries: c.Entries,
+		})
+	}
+	return state
+}
+
+// listen opens the listeners.
+func (s *Service) listen(cfg config.Server) error {
+	for _, l := range []struct {
+		name    string
+		to      *net.Listener
+		address config.Address
+	}{
+		{"server.grpc", &s.grpc, cfg.GRPC.Address},
+		{"server.status", &s.status, cfg.Status.Address},
+		{"server.admin", &s.admin, cfg.Admin.Address},
+	} {
+		network, address := l.address.Network()
+		made, err := net.Listen(network, address) //nolint:noctx // listening does not block
+		if err != nil {
+			s.closeListeners()
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+		*l.to = made
+		s.opts.Logger.Info("listening", slog.String("listener", l.name), slog.String("address", made.Addr().String()))
+	}
+	return nil
+}
+
+func (s *Service) closeListeners() {
+	for _, l := range []net.Listener{s.grpc, s.status, s.admin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+// Addresses are where a Service listens.
+type Addresses struct {
+	// GRPC, Status and Admin are the listeners' own, with the port that the
+	// kernel chose where the configuration says 0.
+	GRPC, Status, Admin net.Addr
+}
+
+// Addresses returns where the service listens.
+func (s *Service) Addresses() Addresses {
+	return Addresses{GRPC: s.grpc.Addr(), Status: s.status.Addr(), Admin: s.admin.Addr()}
+}
+
+// use makes g the current graph, and closes later what it does not keep.
+func (s *Service) use(g *graph) error {
+	if err := s.checks.SetPolicies(g.policies); err != nil {
+		return err
+	}
+	old := s.current.Swap(g)
+	if old == nil {
+		return nil
+	}
+	// Requests under way finish with what they began with.
+	s.retired.Go(func() {
+		time.Sleep(longestTimeout(old.cfg))
+		old.close(g)
+	})
+	return nil
+}
+
+// target is the hook's way to a credential.
+func (s *Service) target(name string) (hook.Target, bool) {
+	c, ok := s.current.Load().credentials[name]
+	if !ok {
+		return hook.Target{}, false
+	}
+	return c.target, true
+}
+
+// Run serves until ctx ends, and then stops in order. It can be called once.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.closeListeners()
+	server, health, err := s.newGRPC()
+	if err != nil {
+		return err
+	}
+	// Background work ends with the last call, not with ctx.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g := s.current.Load()
+	g.warm(background, s.opts.Logger)
+
+	status, admin := s.newStatus(), s.newAdmin()
+	var group errgroup.Group
+	group.Go(func() error { return server.Serve(s.grpc) })
+	group.Go(func() error { return serveHTTP(status, s.status) })
+	group.Go(func() error { return serveHTTP(admin, s.admin) })
+	group.Go(func() error { return s.watch(background) })
+	failed := make(chan error, 1)
+	go func() { failed <- group.Wait() }()
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.stopping.Store(true)
+	health.Shutdown()
+	s.opts.Logger.Info("stopping", slog.Duration("drain_delay", s.opts.DrainDelay))
+	wait(s.opts.DrainDelay)
+	gracefully(server)
+	stop()
+	err = errors.Join(err, closeHTTP(admin), closeHTTP(status))
+	s.current.Load().close(nil)
+	s.retired.Wait()
+	s.parts.cache.Close()
+	return err
+}
+
+func wait(d time.Duration) {
+	if d > 0 {
+		<-time.After(d)
+	}
+}

@@ -1,0 +1,28 @@
+// Package oauth gets backend tokens from providers (authorization servers).
+//
+// A [Provider] is an authorization server as configured: where its endpoints
+// are, how its certificate is verified and how long an answer may take.
+// [ClientCredentials] asks one for tokens and implements
+// [github.com/rebearer/rebearer/tokens.Source]. Nothing here caches a token:
+// that is the job of package tokens.
+//
+// # What a provider may not do
+//
+// Every exchange has a deadline and a cap on the size of the answer, measured
+// after decompression. Redirects are never followed, so a client secret goes to
+// the configured endpoint and nowhere else. Certificates are always verified.
+// Plain http is accepted for loopback addresses, and beyond them only where the
+// configuration says so.
+//
+// # What is never in an error
+//
+// Secrets, tokens, error_description and the bodies of answers. An error names
+// the endpoint's address, the status, and the code of RFC 6749 section 5.2 when
+// it is one of those listed there.
+//
+// # Providers that are down
+//
+// Nothing is asked of a provider before it is needed, so one that is down when
+// rebearer starts is found as soon as it is up. Discovered metadata outlives
+// the provider that gave it.
+package oauth

@@ -1,0 +1,110 @@
+package oauth
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/rebearer/rebearer/tokens"
+)
+
+var (
+	errTokenType   = errors.New("token_type is not Bearer (RFC 6749 section 7.1)")
+	errTokenText   = errors.New("access_token is too long or no b64token (RFC 6750 section 2.1)")
+	errExpiresIn   = errors.New("expires_in is not a lifetime")
+	errNotAnAnswer = errors.New("not a token answer (RFC 6749 section 5.1)")
+)
+
+// maxRetryAfter caps what a provider may ask us to wait.
+const maxRetryAfter = 5 * time.Minute
+
+// ResponseError is a token endpoint's refusal.
+type ResponseError struct {
+	// Status is the HTTP status.
+	Status int
+	// Code is the error code, if it is one of RFC 6749 section 5.2.
+	Code string
+
+	retryAfter time.Duration
+}
+
+// Error implements error.
+func (e *ResponseError) Error() string {
+	if e.Code == "" {
+		return fmt.Sprintf("status %d", e.Status)
+	}
+	return fmt.Sprintf("status %d, error %s", e.Status, e.Code)
+}
+
+// RetryAfter is how long the provider wants to be left alone (RFC 9110 section
+// 10.2.3), 5 minutes at most; zero means that it does not say.
+func (e *ResponseError) RetryAfter() time.Duration { return e.retryAfter }
+
+// tokenError reduces the error of a token request to what may be logged, and
+// says whether it is permanent. The errors of x/oauth2 quote what the provider
+// sent, so none is passed on.
+func tokenError(err error) error {
+	var (
+		permanent *tokens.PermanentError
+		refused   *oauth2.RetrieveError
+		exchange  *url.Error
+	)
+	switch {
+	case errors.As(err, &permanent), errors.Is(err, errExpiresIn):
+		return err
+	case errors.As(err, &refused):
+		return refusal(refused)
+	case errors.As(err, &exchange):
+		return exchangeError(exchange)
+	}
+	return errNotAnAnswer
+}
+
+// refusal reads an answer that is not a success. It is permanent when the
+// provider understood the request and refused it, and when it sends us
+// elsewhere: credentials are not sent twice.
+func refusal(refused *oauth2.RetrieveError) error {
+	response := &ResponseError{
+		Status:     refused.Response.StatusCode,
+		Code:       knownCode(refused.ErrorCode),
+		retryAfter: retryAfter(refused.Response.Header, time.Now()),
+	}
+	switch status := response.Status; {
+	case status >= 300 && status < 400:
+		return &tokens.PermanentError{Err: fmt.Errorf("redirects are not followed: %w", response)}
+	case status >= 400 && status < 500 && status != http.StatusTooManyRequests && response.Code != "":
+		return &tokens.PermanentError{Err: response}
+	}
+	return response
+}
+
+// knownCode returns code if it is one of RFC 6749 section 5.2 or RFC 8707
+// section 2, and nothing otherwise: any other text is the provider's own.
+func knownCode(code string) string {
+	known := []string{
+		"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
+		"unsupported_grant_type", "invalid_scope", "invalid_target",
+	}
+	if slices.Contains(known, code) {
+		return code
+	}
+	return ""
+}
+
+// retryAfter reads the header of that name in both its forms.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	text := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	return 0
+}
