@@ -119,7 +119,8 @@ func (p parts) addProvider(g, old *graph, name string, cfg config.Provider) erro
 	if err != nil {
 		return err
 	}
-	g.providers[name] = &provider{Provider: made, cfg: cfg, file: file, keys: caller.NewKeySet(made, p.logger)}
+	logger := p.logger.With(slog.String("provider", name))
+	g.providers[name] = &provider{Provider: made, cfg: cfg, file: file, keys: caller.NewKeySet(made, logger)}
 	return nil
 }
 

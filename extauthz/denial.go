@@ -1,0 +1,189 @@
+package extauthz
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+
+	"github.com/rebearer/rebearer/extauthz/caller"
+	"github.com/rebearer/rebearer/tokens"
+)
+
+// The values of the decision label.
+const (
+	decisionAllow       = "allow"
+	decisionDeny        = "deny"        // the caller can help it
+	decisionUnavailable = "unavailable" // it is our trouble, or a provider's
+)
+
+// Reasons that do not come from package caller.
+const (
+	reasonAllowed       = "ok"
+	reasonNoToken       = "token_missing"
+	reasonRepeated      = "authorization_repeated"
+	reasonRequest       = "request_unusable"
+	reasonIncomplete    = "request_incomplete"
+	reasonUnknownPolicy = "policy_unknown"
+	reasonKeys          = "caller_keys_unavailable"
+	reasonToken         = "backend_token_unavailable"
+	reasonDeadline      = "deadline"
+	reasonInternal      = "internal"
+
+	// publicInvalid is told to callers instead of the reason where that is not
+	// theirs to know.
+	publicInvalid = "token_invalid"
+)
+
+// maxRetryAfter caps the Retry-After header: a browser may take it at its word.
+const maxRetryAfter = 5 * time.Minute
+
+// panicError is a panic that was recovered. It has where, and not what: the
+// value of a panic may quote what was being read.
+type panicError struct{ stack []byte }
+
+func (e panicError) Error() string { return "panic while checking: " + string(e.stack) }
+
+// unknownPolicyError is a route's policy that is not declared.
+type unknownPolicyError struct{ name string }
+
+func (e unknownPolicyError) Error() string {
+	return fmt.Sprintf("policy %q is not declared", clip(e.name))
+}
+
+// denial is an answer that is not OK.
+type denial struct {
+	status   int
+	code     codes.Code
+	decision string
+	reason   string // for logs and metrics
+	public   string // for the caller
+	detail   string // for the caller, in words
+
+	challenge  string // WWW-Authenticate; empty for none
+	retryAfter time.Duration
+}
+
+// denialOf is the one place that turns an error into an answer.
+func denialOf(err error) denial {
+	var (
+		invalid *caller.InvalidError
+		judging *caller.UnavailableError
+		token   *tokens.UnavailableError
+		unknown unknownPolicyError
+	)
+	switch {
+	case errors.As(err, &invalid):
+		return refusedToken(invalid)
+	case errors.Is(err, errNoToken):
+		// Without an error code (RFC 6750 section 3.1): the caller may not have
+		// known that it needs a token.
+		return denial{
+			status: http.StatusUnauthorized, code: codes.Unauthenticated, decision: decisionDeny,
+			reason: reasonNoToken, public: reasonNoToken, detail: "bearer token missing", challenge: `Bearer realm="rebearer"`,
+		}
+	case errors.Is(err, errRepeated):
+		return badRequest(reasonRepeated, "authorization sent more than once")
+	case errors.Is(err, errMethod), errors.Is(err, errPath):
+		return badRequest(reasonRequest, "request cannot be authorized")
+	case errors.Is(err, errIncomplete):
+		return unavailable(reasonIncomplete, time.Second)
+	case errors.As(err, &unknown):
+		return unavailable(reasonUnknownPolicy, time.Second)
+	case errors.As(err, &judging):
+		return unavailable(reasonKeys, max(judging.RetryAfter, time.Second))
+	case errors.As(err, &token):
+		return unavailable(reasonToken, token.RetryAfter)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return unavailable(reasonDeadline, time.Second)
+	}
+	return unavailable(reasonInternal, time.Second)
+}
+
+// refusedToken is the answer to a token that is not accepted.
+func refusedToken(invalid *caller.InvalidError) denial {
+	public := string(invalid.Reason)
+	if invalid.Description == caller.Undisclosed {
+		public = publicInvalid
+	}
+	return denial{
+		status: http.StatusUnauthorized, code: codes.Unauthenticated, decision: decisionDeny,
+		reason: string(invalid.Reason), public: public, detail: invalid.Description,
+		challenge: challenge("invalid_token", invalid.Description),
+	}
+}
+
+// badRequest is the answer to a request that cannot be read without doubt.
+func badRequest(reason, detail string) denial {
+	return denial{
+		status: http.StatusBadRequest, code: codes.InvalidArgument, decision: decisionDeny,
+		reason: reason, public: reason, detail: detail, challenge: challenge("invalid_request", detail),
+	}
+}
+
+// unavailable is the answer to everything that is not the caller's fault.
+func unavailable(reason string, retryAfter time.Duration) denial {
+	return denial{
+		status: http.StatusServiceUnavailable, code: codes.Unavailable, decision: decisionUnavailable,
+		reason: reason, public: reason, detail: "authorization is unavailable, try again later",
+		retryAfter: min(retryAfter, maxRetryAfter),
+	}
+}
+
+// challenge is the WWW-Authenticate header (RFC 6750 section 3). Both texts are
+// ours and need no quoting.
+func challenge(code, description string) string {
+	return fmt.Sprintf(`Bearer realm="rebearer", error=%q, error_description=%q`, code, description)
+}
+
+// problem is a problem document (RFC 9457). Its type is about:blank, which is
+// what leaving it out means.
+type problem struct {
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Reason string `json:"reason"`
+}
+
+// response returns the answer for Envoy. Its headers replace those of Envoy's
+// own local reply.
+func (d denial) response() *authv3.CheckResponse {
+	body, err := json.Marshal(problem{http.StatusText(d.status), d.status, d.detail, d.public})
+	if err != nil {
+		body = nil // a struct of texts and a number: does not happen
+	}
+	denied := &authv3.DeniedHttpResponse{
+		Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, //nolint:gosec // one of our three statuses
+		Body:   string(body),
+	}
+	set := func(name, value string) {
+		denied.Headers = append(denied.Headers, &corev3.HeaderValueOption{
+			Header:       &corev3.HeaderValue{Key: name, Value: value},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		})
+	}
+	set("content-type", "application/problem+json")
+	set("cache-control", "no-store")
+	set("x-ext-auth-reason", d.public)
+	if d.challenge != "" {
+		set("www-authenticate", d.challenge)
+	}
+	if d.decision == decisionUnavailable {
+		seconds := int(math.Ceil(max(d.retryAfter, 0).Seconds()))
+		set("retry-after", strconv.Itoa(seconds))
+	}
+	return &authv3.CheckResponse{
+		Status:       &rpcstatus.Status{Code: int32(d.code), Message: d.public}, //nolint:gosec // a gRPC code
+		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: denied},
+	}
+}

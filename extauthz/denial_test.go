@@ -1,0 +1,88 @@
+package extauthz_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/rebearer/rebearer/extauthz"
+	"github.com/rebearer/rebearer/extauthz/caller"
+	"github.com/rebearer/rebearer/extauthz/extauthztest"
+	"github.com/rebearer/rebearer/tokens"
+)
+
+func TestTroubleIsNotTheCallersFault(t *testing.T) {
+	t.Parallel()
+	good := verifierFunc(func(context.Context, string) (caller.Identity, error) { return caller.Identity{}, nil })
+	failing := func(err error) verifierFunc {
+		return func(context.Context, string) (caller.Identity, error) { return caller.Identity{}, err }
+	}
+	tests := []struct {
+		name       string
+		callers    extauthz.Verifier
+		credential *credential
+		reason     string
+		retryAfter string
+	}{
+		{"no backend token", good, &credential{err: &tokens.UnavailableError{RetryAfter: 1500 * time.Millisecond, Err: errors.New("x")}}, "backend_token_unavailable", "2"},
+		{"no backend token, ask at once", good, &credential{err: &tokens.UnavailableError{Err: errors.New("x")}}, "backend_token_unavailable", "0"},
+		{"no backend token for long", good, &credential{err: fmt.Errorf("x: %w", &tokens.UnavailableError{RetryAfter: time.Hour})}, "backend_token_unavailable", "300"},
+		{"deadline", good, &credential{err: context.DeadlineExceeded}, "deadline", "1"},
+		{"unforeseen", good, &credential{err: errors.New("x")}, "internal", "1"},
+		{"panic", good, &credential{fault: true}, "internal", "1"},
+		{"empty token", good, &credential{}, "internal", "1"},
+		{"token with a line break", good, &credential{value: backendToken + "\r\nx-admin: 1"}, "internal", "1"},
+		{"token that is not UTF-8", good, &credential{value: backendToken + "\xff"}, "internal", "1"},
+		{"no keys", failing(&caller.UnavailableError{RetryAfter: 10 * time.Second, Err: errors.New("x")}), &credential{}, "caller_keys_unavailable", "10"},
+		{"unforeseen in the verifier", failing(errors.New("x")), &credential{}, "internal", "1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.setPolicies(t, extauthz.Policy{Name: "default", Callers: tt.callers, Credential: tt.credential})
+			got := f.check(t, extauthztest.NewRequest(extauthztest.WithBearer("x")))
+			want := answer{Code: codes.Unavailable, Status: 503, Headers: map[string]string{
+				"content-type": "application/problem+json", "cache-control": "no-store",
+				"x-ext-auth-reason": tt.reason, "retry-after": tt.retryAfter,
+			}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+			f.mustNotLog(t)
+		})
+	}
+}
+
+func TestIssuerDownIs503AndRecovers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fixture{
+			issuer: extauthztest.NewIssuer(t), credential: &credential{value: backendToken},
+			metrics: prometheus.NewPedanticRegistry(), log: &logBuffer{},
+		}
+		f.issuer.SetDown(true)
+		f.setUp(t, caller.NewKeySet(f.issuer, slog.New(slog.DiscardHandler)))
+		request := extauthztest.NewRequest(extauthztest.WithBearer(f.issuer.Token("alice", nil)))
+		for _, down := range []bool{true, false} {
+			f.issuer.SetDown(down)
+			response, err := f.server.Check(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := read(t, response)
+			if down && (got.Status != 503 || got.Headers["retry-after"] == "") || !down && got.Code != codes.OK {
+				t.Errorf("down %t: got %+v", down, got)
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
