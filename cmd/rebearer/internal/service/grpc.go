@@ -25,6 +25,9 @@ import (
 
 // Bounds of one connection. Envoy sends all its calls over one or a few.
 const (
+	// streamWorkers keep their grown stacks from call to call. When all are
+	// busy, as with rejections that are held, calls get goroutines of their own.
+	streamWorkers    = 16
 	maxStreams       = 10_000
 	maxMessage       = 4 << 20
 	idleBeforePing   = time.Minute
@@ -40,6 +43,7 @@ func (s *Service) newGRPC() (*grpc.Server, *health.Server, error) {
 		return nil, nil, err
 	}
 	options := []grpc.ServerOption{
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.ConnectionTimeout(handshakeTimeout),

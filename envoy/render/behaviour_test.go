@@ -1,0 +1,422 @@
+package render
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rebearer/rebearer/envoy"
+	"github.com/rebearer/rebearer/envoy/envoytest"
+)
+
+// rig is one Envoy with the stub around it, shared by the subtests of a test.
+type rig struct {
+	*stub
+	envoy  *envoytest.Envoy
+	url    string
+	client *http.Client // HTTP/1.1
+}
+
+func eachEnvoy(t *testing.T, test func(*testing.T, *rig)) {
+	t.Parallel()
+	for _, b := range envoytest.Binaries() {
+		t.Run(b.Name, func(t *testing.T) {
+			b.Require(t)
+			t.Parallel()
+			test(t, startRig(t, b))
+		})
+	}
+}
+
+func startRig(t *testing.T, b envoytest.Binary) *rig {
+	t.Helper()
+	s := &stub{}
+	return s.start(t, b, s.config(t))
+}
+
+// config serves the stub and returns a configuration that leads to it.
+func (s *stub) config(t *testing.T) Config {
+	t.Helper()
+	service := listen(t, "tcp", "127.0.0.1:0")
+	s.serveGRPC(t, service)
+	backend := s.serveBackend(t)
+	return Config{
+		Listen:  "127.0.0.1:0",
+		Admin:   "127.0.0.1:0",
+		Service: Service{Endpoints: []string{service.Addr().String()}},
+		Routes: []Route{
+			{Policy: "default", Backend: backend},
+			{Policy: "grpc", Backend: "h2c://" + backend},
+		},
+	}
+}
+
+func (s *stub) start(t *testing.T, b envoytest.Binary, cfg Config) *rig {
+	t.Helper()
+	cfg.Listen, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0"
+	text, err := Bootstrap(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := envoytest.Start(t, b, text)
+	return &rig{stub: s, envoy: e, url: "http://" + e.Address(t, outerListener), client: http1()}
+}
+
+func TestRetries(t *testing.T) {
+	eachEnvoy(t, func(t *testing.T, r *rig) {
+		for name, test := range map[string]func(*testing.T, *rig){
+			"fresh token":                      retriesWithFreshToken,
+			"nothing sent when accepted":       sendsNothingWhenAccepted,
+			"body is replayed":                 replaysBody,
+			"large body, dead":                 answersLargeDead,
+			"large body, unclear":              passesLargeUnclear,
+			"retries used up, dead":            answersUsedUpDead,
+			"retries used up, unclear":         passesUsedUpUnclear,
+			"backend forges the header":        ignoresForgedAnswer,
+			"caller forges headers":            ignoresForgedRequest,
+			"immediate response":               passesImmediateResponse,
+			"denial is not observed":           doesNotObserveDenial,
+			"hook cannot set other headers":    keepsOtherHeaders,
+			"hook fails":                       passesWhenHookFails,
+			"caller gone while the hook holds": survivesLeavingCaller,
+			"slow service is asked once":       asksSlowServiceOnce,
+			"policy and path":                  choosesPolicyByPath,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, r)
+			})
+		}
+	})
+}
+
+func (r *rig) get(t *testing.T, path string) answer {
+	t.Helper()
+	return send(t, r.client, http.MethodGet, r.url+path, nil, nil)
+}
+
+func wantCounts(t *testing.T, sc *scenario, checks, observed, tries int) {
+	t.Helper()
+	c, o, b := sc.counts()
+	if c != checks || o != observed || b != tries {
+		t.Errorf("checks, observed, tries = %d, %d, %d; want %d, %d, %d", c, o, b, checks, observed, tries)
+	}
+}
+
+func wantHidden(t *testing.T, a answer) {
+	t.Helper()
+	if v := a.header.Values(envoy.RetryHeader); v != nil {
+		t.Errorf("the caller saw %s: %q", envoy.RetryHeader, v)
+	}
+}
+
+func retriesWithFreshToken(t *testing.T, r *rig) {
+	for _, c := range []*http.Client{http1(), http2Client()} {
+		name, sc := r.script(t, &scenario{})
+		a := send(t, c, http.MethodGet, r.url+"/"+name, nil, http.Header{"Authorization": {"Bearer caller"}})
+		if a.status != http.StatusOK || a.body != "t2 0 bytes" {
+			t.Errorf("got %d %q", a.status, a.body)
+		}
+		wantHidden(t, a)
+		if diff := cmp.Diff([]string{"t1", "t2"}, sc.tokens()); diff != "" {
+			t.Errorf("tokens at the backend: %s", diff)
+		}
+		wantCounts(t, sc, 2, 2, 2)
+		first, second := sc.observed[0], sc.observed[1]
+		if first.status != "403" || first.attempt != 1 || second.status != "200" || second.attempt != 2 {
+			t.Errorf("observed %v, then %v", first, second)
+		}
+		for i, want := range []string{"Bearer t1", "Bearer t2"} {
+			got := sc.observed[i].attributes
+			if got["request.headers['authorization']"] != want || got["request.method"] != "GET" ||
+				got["xds.route_name"] != "default" || got["request.id"] == "" {
+				t.Errorf("attributes of try %d: %v", i+1, got)
+			}
+		}
+		check := sc.checks[1]
+		if got := checkHeader(check, "authorization"); got != "Bearer caller" {
+			t.Errorf("the second check got authorization %q", got)
+		}
+		if got := check.GetContextExtensions()["policy"]; got != "default" {
+			t.Errorf("policy %q", got)
+		}
+		if n := len(check.GetRequest().GetHttp().GetHeaderMap().GetHeaders()); n != 3 {
+			t.Errorf("the check got %d headers, want 3: %v", n, check.GetRequest().GetHttp().GetHeaderMap())
+		}
+	}
+}
+
+func sendsNothingWhenAccepted(t *testing.T, r *rig) {
+	for _, code := range []int{200, 204, 302, 404, 500, 503} {
+		name, sc := r.script(t, &scenario{backend: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }})
+		for range 5 {
+			if a := r.get(t, "/"+name); a.status == 0 {
+				t.Error("no answer")
+			}
+		}
+		wantCounts(t, sc, 5, 0, 5)
+	}
+}
+
+func replaysBody(t *testing.T, r *rig) {
+	body := bytes.Repeat([]byte("0123456789"), 30_000)
+	for _, c := range []*http.Client{http1(), http2Client()} {
+		name, sc := r.script(t, &scenario{})
+		a := send(t, c, http.MethodPost, r.url+"/"+name, body, nil)
+		if a.status != http.StatusOK || a.body != "t2 300000 bytes" {
+			t.Errorf("got %d %q", a.status, a.body)
+		}
+		wantCounts(t, sc, 2, 2, 2)
+		if sc.tries[0].sum != sc.tries[1].sum {
+			t.Error("the second try had another body")
+		}
+	}
+}
+
+// wantRenewed expects the answer to a request whose token was dead and that
+// Envoy could not retry.
+func wantRenewed(t *testing.T, a answer) {
+	t.Helper()
+	wantHidden(t, a)
+	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") != "0" ||
+		a.header.Get("Content-Type") != "application/problem+json" ||
+		a.header.Get("WWW-Authenticate") != "" || a.body != renewedProblem {
+		t.Errorf("got %d %v %q", a.status, a.header, a.body)
+	}
+}
+
+func wantRefused(t *testing.T, a answer) {
+	t.Helper()
+	wantHidden(t, a)
+	if a.status != http.StatusForbidden || a.header.Get("Retry-After") != "" ||
+		a.header.Get("WWW-Authenticate") != `Bearer realm="backend"` || a.body != "backend says no" {
+		t.Errorf("got %d %v %q", a.status, a.header, a.body)
+	}
+}
+
+func answersLargeDead(t *testing.T, r *rig) {
+	for _, c := range []*http.Client{http1(), http2Client()} {
+		name, sc := r.script(t, &scenario{})
+		wantRenewed(t, send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, 3<<20), nil))
+		wantCounts(t, sc, 1, 1, 1)
+	}
+}
+
+// The buffer's size is what is configured, below and above Envoy's own limits.
+func TestBodyBuffer(t *testing.T) {
+	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+		for buffer, test := range map[uint32]struct{ fits, tooLarge int }{
+			16 << 10: {fits: 15 << 10, tooLarge: 64 << 10},
+			4 << 20:  {fits: 3 << 20, tooLarge: 6 << 20},
+		} {
+			s := &stub{}
+			cfg := s.config(t)
+			cfg.BodyBuffer = buffer
+			r := s.start(t, b, cfg)
+			for _, c := range []*http.Client{http1(), http2Client()} {
+				name, _ := r.script(t, &scenario{})
+				if a := send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, test.fits), nil); a.status != http.StatusOK {
+					t.Errorf("buffer %d, body %d: got %d", buffer, test.fits, a.status)
+				}
+				wantRenewed(t, send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, test.tooLarge), nil))
+			}
+		}
+	})
+}
+
+func passesLargeUnclear(t *testing.T, r *rig) {
+	for _, c := range []*http.Client{http1(), http2Client()} {
+		name, sc := r.script(t, &scenario{hook: retryRejected(envoy.RetryUnclear)})
+		wantRefused(t, send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, 3<<20), nil))
+		wantCounts(t, sc, 1, 1, 1)
+	}
+}
+
+func answersUsedUpDead(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: refuse})
+	wantRenewed(t, r.get(t, "/"+name))
+	wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+}
+
+func passesUsedUpUnclear(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: refuse, hook: retryRejected(envoy.RetryUnclear)})
+	wantRefused(t, r.get(t, "/"+name))
+	wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+}
+
+func ignoresForgedAnswer(t *testing.T, r *rig) {
+	for code, observed := range map[int]int{200: 0, 404: 0, 403: 1, 401: 1} {
+		name, sc := r.script(t, &scenario{
+			backend: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Add("X-Rebearer-Retry", "dead")
+				w.Header().Add("X-Rebearer-Retry", "unclear")
+				w.WriteHeader(code)
+			},
+			hook: func(observation) *extprocv3.ProcessingResponse { return letPass() },
+		})
+		a := r.get(t, "/"+name)
+		if a.status != code {
+			t.Errorf("got %d, want %d", a.status, code)
+		}
+		wantHidden(t, a)
+		wantCounts(t, sc, 1, observed, 1)
+	}
+}
+
+func ignoresForgedRequest(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: func(http.ResponseWriter, *http.Request) {}})
+	a := send(t, http1(), http.MethodGet, r.url+"/"+name, nil, http.Header{
+		"X-Envoy-Attempt-Count": {"7", "8"}, "X-Rebearer-Retry": {"dead"}, "Authorization_": {"Bearer x"},
+	})
+	if a.status != http.StatusOK {
+		t.Errorf("got %d", a.status)
+	}
+	wantCounts(t, sc, 1, 0, 1)
+	if got := checkHeader(sc.checks[0], envoy.AttemptHeader); got != "1" {
+		t.Errorf("the check got attempt %q", got)
+	}
+	for _, h := range []string{"X-Envoy-Attempt-Count", "X-Rebearer-Retry", "Authorization_"} {
+		if v := sc.tries[0].header.Values(h); v != nil {
+			t.Errorf("the backend got %s: %q", h, v)
+		}
+	}
+}
+
+func passesImmediateResponse(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{hook: func(observation) *extprocv3.ProcessingResponse { return unavailable() }})
+	a := r.get(t, "/"+name)
+	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") != "3" ||
+		a.header.Get("WWW-Authenticate") != "" || a.header.Get("Content-Type") != "text/x" || a.body != "no token" {
+		t.Errorf("got %d %v %q", a.status, a.header, a.body)
+	}
+	wantCounts(t, sc, 1, 1, 1)
+}
+
+func doesNotObserveDenial(t *testing.T, r *rig) {
+	for _, code := range []typev3.StatusCode{401, 403, 503} {
+		name, sc := r.script(t, &scenario{deny: &authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: code}, Body: "denied"}})
+		a := r.get(t, "/"+name)
+		if a.status != int(code) || a.body != "denied" {
+			t.Errorf("got %d %q", a.status, a.body)
+		}
+		wantCounts(t, sc, 1, 0, 0)
+		if _, observed, _ := r.stray.counts(); observed != 0 {
+			t.Errorf("the hook was told of %d denials", observed)
+		}
+	}
+}
+
+func keepsOtherHeaders(t *testing.T, r *rig) {
+	for _, header := range []string{"location", "set-cookie", "x-rebearer-retry-x", "x-x-rebearer-retry"} {
+		name, sc := r.script(t, &scenario{hook: func(observation) *extprocv3.ProcessingResponse { return setHeader(header, "x") }})
+		a := r.get(t, "/"+name)
+		wantRefused(t, a)
+		if v := a.header.Get(header); v != "" {
+			t.Errorf("the hook set %s: %q", header, v)
+		}
+		wantCounts(t, sc, 1, 1, 1)
+	}
+}
+
+func passesWhenHookFails(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{hook: func(observation) *extprocv3.ProcessingResponse {
+		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{}} // not an answer to the question
+	}})
+	wantRefused(t, r.get(t, "/"+name))
+	wantCounts(t, sc, 1, 1, 1)
+}
+
+func survivesLeavingCaller(t *testing.T, r *rig) {
+	held, release := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(held) })
+	name, _ := r.script(t, &scenario{hook: func(o observation) *extprocv3.ProcessingResponse {
+		once()
+		<-release
+		return retryRejected(envoy.RetryDead)(o)
+	}})
+	for _, c := range []*http.Client{http1(), http2Client()} {
+		ctx, leave := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url+"/"+name, strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			<-held
+			leave()
+		}()
+		if _, err := c.Do(req); err == nil {
+			t.Error("the caller got an answer")
+		}
+	}
+	close(release)
+	r.wantWorking(t)
+}
+
+// A check or a hook that waits for a provider is not asked again meanwhile.
+func asksSlowServiceOnce(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{})
+	// While it waits, others come and go. That takes longer than any back-off.
+	wait := func() {
+		for range 10 {
+			r.wantWorking(t)
+		}
+	}
+	sc.check = wait
+	sc.hook = func(o observation) *extprocv3.ProcessingResponse {
+		wait()
+		return retryRejected(envoy.RetryDead)(o)
+	}
+	if a := r.get(t, "/"+name); a.status != http.StatusOK {
+		t.Errorf("got %d", a.status)
+	}
+	wantCounts(t, sc, 2, 2, 2)
+}
+
+// wantWorking sends a request that is retried, whatever came before it.
+func (r *rig) wantWorking(t *testing.T) {
+	t.Helper()
+	name, _ := r.script(t, &scenario{})
+	if a := r.get(t, "/"+name); a.status != http.StatusOK || a.body != "t2 0 bytes" {
+		t.Errorf("the next request got %d %q", a.status, a.body)
+	}
+	if !r.envoy.Alive() {
+		t.Error("Envoy died")
+	}
+}
+
+func choosesPolicyByPath(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: func(http.ResponseWriter, *http.Request) {}})
+	for _, c := range []struct{ path, policy, backendPath string }{
+		{"/" + name + "/x?a=b%2Fc", "default", "/" + name + "/x?a=b%2Fc"},
+		{"/grpc/" + name + "/x", "grpc", "/" + name + "/x"},
+		{"//grpc///" + name + "//x", "grpc", "/" + name + "/x"},
+		{"/x/../grpc/./" + name, "grpc", "/" + name},
+		{"/grpc/../" + name, "default", "/" + name},
+		{"/%67rpc/" + name, "grpc", "/" + name},
+	} {
+		if a := r.get(t, c.path); a.status != http.StatusOK {
+			t.Errorf("%s: got %d", c.path, a.status)
+			continue
+		}
+		last := len(sc.tries) - 1
+		if got := sc.tries[last].path; got != c.backendPath {
+			t.Errorf("%s: the backend got %s, want %s", c.path, got, c.backendPath)
+		}
+		if got := sc.checks[last].GetContextExtensions()["policy"]; got != c.policy {
+			t.Errorf("%s: policy %s, want %s", c.path, got, c.policy)
+		}
+	}
+	for _, path := range []string{"/grpc%2F" + name, "/" + name + "%2f..%2fgrpc", "/grpc%5C" + name} {
+		if a := r.get(t, path); a.status != http.StatusBadRequest {
+			t.Errorf("%s: got %d, want 400", path, a.status)
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// Config says what to render. The zero value of every field but Listen, Service
+// and Routes is safe.
+type Config struct {
+	// Listen is the outer listener's address, "host:port" with an IP address;
+	// port 0 lets the kernel choose.
+	Listen string
+	// Admin is the address of Envoy's admin interface, like Listen. Whoever
+	// reaches it can stop Envoy and read its configuration, so only loopback
+	// is accepted. Empty turns it off. [Static] ignores it.
+	Admin string
+	// Service is where Envoy reaches rebearer.
+	Service Service
+	// Routes has one entry for each policy, at least one.
+	Routes []Route
+
+	// CheckTimeout bounds the wait for one check. It must be above the
+	// providers' deadlines, because a check may wait for a token. 0 means 6s.
+	CheckTimeout time.Duration
+	// HookTimeout bounds how long an answer of the backend is held while the
+	// hook decides, which may include fetching a token. 0 means 6s.
+	HookTimeout time.Duration
+	// RouteTimeout bounds one try at the backend, from the end of the request
+	// to the end of the answer (RouteAction.timeout). The hook's time counts
+	// in it, so it must be above HookTimeout. 0 means 15s, Envoy's default, or
+	// a second above HookTimeout where that is more; negative means no bound.
+	RouteTimeout time.Duration
+	// IdleTimeout ends a request, of whatever kind, on which nothing has moved
+	// for so long (stream_idle_timeout). 0 means 5m, Envoy's default; negative
+	// means never.
+	IdleTimeout time.Duration
+
+	// RejectionStatuses are the HTTP statuses about which the hook is asked.
+	// Nil means 401 and 403. grpc-status 16 always counts as well.
+	RejectionStatuses []int
+	// CredentialHeaders are the request headers in which backend tokens are
+	// sent. The hook is told their values. Nil means authorization.
+	CredentialHeaders []string
+	// BodyBuffer is how many bytes of a request body are kept for a retry. A
+	// request with a larger one passes, but cannot be retried. 0 means 1 MiB.
+	// Envoy may hold as much memory for every request in flight.
+	BodyBuffer uint32
+
+	// Underscores is what to do with request headers that have one in their
+	// name: "drop" (default) the header, "reject" the request, or "allow".
+	Underscores string
+	// EscapedSlashes is what to do with a path that holds %2F or %5C: "reject"
+	// the request (default), "unescape" them, or "keep" the path as it is,
+	// which is safe only where the backend does not decode them.
+	EscapedSlashes string
+	// TrustedHops is the number of trusted proxies in front of Envoy
+	// (xff_num_trusted_hops).
+	TrustedHops uint32
+	// AccessLog prints one line for each caller's request on standard output.
+	AccessLog bool
+}
+
+// Service is where Envoy reaches rebearer's gRPC listener.
+type Service struct {
+	// Endpoints are "host:port" or "unix:///path", at least one. Several are
+	// replicas: Envoy spreads the load and leaves out those that are down. A
+	// name may resolve to several addresses.
+	Endpoints []string
+	// TLS, unless nil, encrypts the connection.
+	TLS *TLS
+}
+
+// TLS is how Envoy and rebearer prove who they are. Files are read by Envoy.
+type TLS struct {
+	// CAFile holds the certificates that rebearer's must be signed by.
+	CAFile string
+	// CertFile and KeyFile are Envoy's own. Both or neither.
+	CertFile, KeyFile string
+	// ServerName is sent as SNI and must be among the DNS names (or, if it is
+	// an IP address, the IP addresses) of rebearer's certificate. It is not
+	// empty.
+	ServerName string
+}
+
+// Route leads from a policy to its backend.
+type Route struct {
+	// Policy is the policy's name. "default" is served on "/", any other on
+	// "/NAME/" with that prefix stripped.
+	Policy string
+	// Backend is "host:port" (HTTP/1.1), "h2c://host:port" (HTTP/2 without
+	// TLS, for gRPC) or "https://host:port" (HTTP/1.1 or HTTP/2, as the
+	// backend prefers). [Static] leaves a cluster's name to fill in where it
+	// is empty; [Bootstrap] needs it.
+	Backend string
+	// CAFile holds the certificates that an https backend's must be signed by.
+	// Empty means /etc/ssl/certs/ca-certificates.crt.
+	CAFile string
+}
+
+// DefaultPolicy is the policy that is served on "/".
+const DefaultPolicy = "default"
+
+const (
+	defaultServiceTimeout = 6 * time.Second
+	defaultRouteTimeout   = 15 * time.Second
+	defaultIdleTimeout    = 5 * time.Minute
+	defaultBodyBuffer     = 1 << 20
+	defaultCAFile         = "/etc/ssl/certs/ca-certificates.crt"
+)
+
+// withDefaults returns a copy of c in which every zero value that stands for
+// another one is that one, and "no bound" is 0 as in Envoy.
+func (c Config) withDefaults() Config {
+	set(&c.CheckTimeout, defaultServiceTimeout)
+	set(&c.HookTimeout, defaultServiceTimeout)
+	set(&c.RouteTimeout, max(defaultRouteTimeout, c.HookTimeout+time.Second))
+	set(&c.IdleTimeout, defaultIdleTimeout)
+	set(&c.BodyBuffer, defaultBodyBuffer)
+	set(&c.Underscores, "drop")
+	set(&c.EscapedSlashes, "reject")
+	c.RouteTimeout = max(c.RouteTimeout, 0)
+	c.IdleTimeout = max(c.IdleTimeout, 0)
+	if c.RejectionStatuses == nil {
+		c.RejectionStatuses = []int{401, 403}
+	}
+	if c.CredentialHeaders == nil {
+		c.CredentialHeaders = []string{"authorization"}
+	}
+	return c
+}
+
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+var (
+	// policyName keeps a policy's name a plain path segment, so that its route
+	// means the same to every reader.
+	policyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	// headerName is a field name of RFC 9110 section 5.1 in lower case, less
+	// the characters that would need escaping in an attribute's name.
+	headerName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]*$`)
+)
+
+// validate expects a Config with defaults, and returns everything that is wrong
+// with it, joined.
+func (c Config) validate() error {
+	return errors.Join(
+		c.validateAddresses(),
+		c.Service.validate(),
+		c.validateRoutes(),
+		c.validateTimes(),
+		c.validateChoices(),
+	)
+}
+
+func (c Config) validateAddresses() error {
+	var errs []error
+	if _, err := parseSocket(c.Listen); err != nil {
+		errs = append(errs, fmt.Errorf("listen: %w", err))
+	}
+	if c.Admin == "" {
+		return errors.Join(errs...)
+	}
+	admin, err := parseSocket(c.Admin)
+	switch {
+	case err != nil:
+		errs = append(errs, fmt.Errorf("admin: %w", err))
+	case !admin.Addr().IsLoopback():
+		errs = append(errs, fmt.Errorf("admin: %s is not a loopback address", c.Admin))
+	}
+	return errors.Join(errs...)
+}
+
+func (s Service) validate() error {
+	var errs []error
+	if len(s.Endpoints) == 0 {
+		errs = append(errs, errors.New("service: needs at least one endpoint"))
+	}
+	var paths, names int
+	for _, text := range s.Endpoints {
+		e, err := parseEndpoint(text)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("service: %w", err))
+		case e.path != "":
+			paths++
+		case !e.isIP():
+			names++
+		}
+	}
+	if paths > 0 && names > 0 {
+		errs = append(errs, errors.New("service: unix sockets and host names cannot be mixed"))
+	}
+	if s.TLS != nil {
+		errs = append(errs, s.TLS.validate())
+	}
+	return errors.Join(errs...)
+}
+
+func (t TLS) validate() error {
+	var errs []error
+	if t.CAFile == "" {
+		errs = append(errs, errors.New("service tls: needs a CA file"))
+	}
+	if t.ServerName == "" {
+		errs = append(errs, errors.New("service tls: needs a server name"))
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		errs = append(errs, errors.New("service tls: needs both a certificate and its key, or neither"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateRoutes() error {
+	var errs []error
+	if len(c.Routes) == 0 {
+		errs = append(errs, errors.New("routes: needs at least one"))
+	}
+	seen := map[string]bool{}
+	for _, r := range c.Routes {
+		if !policyName.MatchString(r.Policy) {
+			errs = append(errs, fmt.Errorf("route: policy %q is not a plain name", r.Policy))
+		}
+		if seen[r.Policy] {
+			errs = append(errs, fmt.Errorf("route: policy %q is given twice", r.Policy))
+		}
+		seen[r.Policy] = true
+		if r.Backend == "" {
+			continue
+		}
+		if _, err := parseBackend(r); err != nil {
+			errs = append(errs, fmt.Errorf("route %s: %w", r.Policy, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateTimes() error {
+	var errs []error
+	if c.CheckTimeout < time.Millisecond {
+		errs = append(errs, fmt.Errorf("check timeout: %v is not a time to wait", c.CheckTimeout))
+	}
+	if c.HookTimeout < time.Millisecond {
+		errs = append(errs, fmt.Errorf("hook timeout: %v is not a time to wait", c.HookTimeout))
+	}
+	if c.RouteTimeout > 0 && c.RouteTimeout <= c.HookTimeout {
+		errs = append(errs, fmt.Errorf("route timeout: %v is not above the hook timeout, %v, which counts in it",
+			c.RouteTimeout, c.HookTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateChoices() error {
+	var errs []error
+	for _, status := range c.RejectionStatuses {
+		if status < 400 || status > 599 {
+			errs = append(errs, fmt.Errorf("rejection status: %d is not an error status", status))
+		}
+	}
+	for _, name := range c.CredentialHeaders {
+		if !headerName.MatchString(name) {
+			errs = append(errs, fmt.Errorf("credential header: %q is not a header name in lower case", name))
+		}
+	}
+	if _, ok := underscoreActions()[c.Underscores]; !ok {
+		errs = append(errs, choiceError("underscores", c.Underscores, underscoreActions()))
+	}
+	if _, ok := escapedSlashActions()[c.EscapedSlashes]; !ok {
+		errs = append(errs, choiceError("escaped slashes", c.EscapedSlashes, escapedSlashActions()))
+	}
+	return errors.Join(errs...)
+}
+
+func choiceError[T any](field, got string, choices map[string]T) error {
+	names := make([]string, 0, len(choices))
+	for name := range choices {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return fmt.Errorf("%s: %q is none of %q", field, got, names)
+}

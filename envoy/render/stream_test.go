@@ -1,0 +1,368 @@
+package render
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/rebearer/rebearer/envoy"
+)
+
+func TestStreams(t *testing.T) {
+	eachEnvoy(t, func(t *testing.T, r *rig) {
+		for name, test := range map[string]func(*testing.T, *rig){
+			"upload refused early":         retriesUploadRefusedEarly,
+			"large upload refused early":   answersLargeUploadRefusedEarly,
+			"upgrade":                      upgrades,
+			"upgrade refused once":         retriesUpgrade,
+			"upgrade refused":              answersRefusedUpgrade,
+			"extended connect":             connectsExtended,
+			"gRPC unary refused":           retriesUnary,
+			"gRPC unary, immediate answer": answersUnary,
+			"gRPC bidi":                    streamsBoth,
+			"gRPC bidi refused once":       retriesBidi,
+			"gRPC bidi refused":            answersRefusedBidi,
+			"gRPC bidi unclear":            passesUnclearBidi,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, r)
+				r.wantWorking(t)
+			})
+		}
+	})
+}
+
+// refuseEarly refuses the first try before it has read the body.
+func refuseEarly(drain bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !isFirst(r) {
+			n, _ := io.Copy(io.Discard, r.Body)
+			_, _ = fmt.Fprintf(w, "%d bytes", n)
+			return
+		}
+		c := http.NewResponseController(w)
+		_ = c.EnableFullDuplex()
+		refuse(w, r)
+		_ = c.Flush()
+		if drain {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+	}
+}
+
+// uploadSlowly sends half of a body, and the other half when the hook was asked.
+func (r *rig) uploadSlowly(t *testing.T, size int, drain bool) answer {
+	t.Helper()
+	asked := make(chan struct{}, 4)
+	name, _ := r.script(t, &scenario{
+		backend: refuseEarly(drain),
+		hook: func(o observation) *extprocv3.ProcessingResponse {
+			asked <- struct{}{}
+			return retryRejected(envoy.RetryDead)(o)
+		},
+	})
+	conn := r.dial(t)
+	_, _ = fmt.Fprintf(conn, "POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", name, size)
+	half := make([]byte, size/2)
+	go func() {
+		_, _ = conn.Write(half)
+		<-asked
+		_, _ = conn.Write(half) // Envoy may have answered and closed by now
+	}()
+	return readAnswer(t, bufio.NewReader(conn))
+}
+
+func (r *rig) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func readAnswer(t *testing.T, from *bufio.Reader) answer {
+	t.Helper()
+	resp, err := http.ReadResponse(from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{status: resp.StatusCode, header: resp.Header, body: string(body)}
+}
+
+// A refused upload is sent again whole, as long as what came before the refusal
+// fits into the buffer. What comes after it need not.
+func retriesUploadRefusedEarly(t *testing.T, r *rig) {
+	for _, drain := range []bool{true, false} {
+		if a := r.uploadSlowly(t, 300_000, drain); a.status != http.StatusOK || a.body != "300000 bytes" {
+			t.Errorf("drain %v: got %d %q", drain, a.status, a.body)
+		}
+	}
+}
+
+// Of a larger one it depends on how fast the refusal is.
+func answersLargeUploadRefusedEarly(t *testing.T, r *rig) {
+	for _, drain := range []bool{true, false} {
+		a := r.uploadSlowly(t, 6_000_000, drain)
+		if a.status != http.StatusOK || a.body != "6000000 bytes" {
+			wantRenewed(t, a)
+		}
+	}
+}
+
+const upgradeRequest = "GET /%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+// echoUpgraded accepts an upgrade and returns what it is sent.
+func echoUpgraded(w http.ResponseWriter, _ *http.Request) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+	_ = rw.Flush()
+	_, _ = io.Copy(conn, rw)
+}
+
+func upgrades(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: echoUpgraded})
+	r.wantUpgraded(t, name)
+	wantCounts(t, sc, 1, 0, 1)
+}
+
+func retriesUpgrade(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: func(w http.ResponseWriter, r *http.Request) {
+		if isFirst(r) {
+			refuse(w, r)
+			return
+		}
+		echoUpgraded(w, r)
+	}})
+	r.wantUpgraded(t, name)
+	wantCounts(t, sc, 2, 2, 2)
+}
+
+func (r *rig) wantUpgraded(t *testing.T, name string) {
+	t.Helper()
+	conn := r.dial(t)
+	_, _ = fmt.Fprintf(conn, upgradeRequest, name)
+	from := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("got %d", resp.StatusCode)
+	}
+	_, _ = fmt.Fprintln(conn, "hello")
+	if line, err := from.ReadString('\n'); line != "hello\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+}
+
+func answersRefusedUpgrade(t *testing.T, r *rig) {
+	for value, want := range map[string]func(*testing.T, answer){envoy.RetryDead: wantRenewed, envoy.RetryUnclear: wantRefused} {
+		name, sc := r.script(t, &scenario{backend: refuse, hook: retryRejected(value)})
+		conn := r.dial(t)
+		_, _ = fmt.Fprintf(conn, upgradeRequest, name)
+		want(t, readAnswer(t, bufio.NewReader(conn)))
+		wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+	}
+}
+
+// connectsExtended opens a WebSocket over HTTP/2 (RFC 8441).
+func connectsExtended(t *testing.T, r *rig) {
+	for _, refused := range []bool{false, true} {
+		sc := &scenario{backend: echoUpgraded}
+		if refused {
+			sc.backend = refuse
+		}
+		name, _ := r.script(t, sc)
+		status := extendedConnect(t, r.dial(t), "/"+name)
+		if want := map[bool]string{false: "200", true: "503"}[refused]; status != want {
+			t.Errorf("refused %v: got %s, want %s", refused, status, want)
+		}
+	}
+}
+
+// The two answers of a gRPC backend that is written as a plain handler.
+func refuseGRPC(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Grpc-Status", "16")
+	w.Header().Set("Grpc-Message", "dead")
+	w.WriteHeader(http.StatusOK)
+}
+
+// echoGRPC returns every message, and OK in the trailers.
+func echoGRPC(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/grpc")
+	w.WriteHeader(http.StatusOK)
+	c := http.NewResponseController(w)
+	_ = c.Flush()
+	buf := make([]byte, 1024)
+	for {
+		n, err := r.Body.Read(buf)
+		_, _ = w.Write(buf[:n])
+		_ = c.Flush()
+		if err != nil {
+			break
+		}
+	}
+	w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+	w.Header().Set(http.TrailerPrefix+"X-Trailer", "here")
+}
+
+func gRPCBackend(refuses func(*http.Request) bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if refuses(r) {
+			refuseGRPC(w)
+			return
+		}
+		echoGRPC(w, r)
+	}
+}
+
+func always(*http.Request) bool { return true }
+
+func never(*http.Request) bool { return false }
+
+func (r *rig) connect(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	c, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(r.url, "http://"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func retriesUnary(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: gRPCBackend(isFirst)})
+	var header, trailer metadata.MD
+	err := r.connect(t).Invoke(t.Context(), "/grpc/"+name+"/Unary", &emptypb.Empty{}, &emptypb.Empty{},
+		grpc.Header(&header), grpc.Trailer(&trailer))
+	if err != nil {
+		t.Error(err)
+	}
+	if v := header.Get(envoy.RetryHeader); v != nil || trailer.Get("x-trailer") == nil {
+		t.Errorf("header %v, trailer %v", header, trailer)
+	}
+	wantCounts(t, sc, 2, 2, 2)
+	if got := sc.observed[0].header["grpc-status"]; got != "16" {
+		t.Errorf("observed grpc-status %q", got)
+	}
+}
+
+func wantUnavailable(t *testing.T, err error, message string) {
+	t.Helper()
+	if s := status.Convert(err); s.Code() != codes.Unavailable || !strings.Contains(s.Message(), message) {
+		t.Errorf("got %v, want Unavailable with %q", err, message)
+	}
+}
+
+func answersUnary(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{
+		backend: gRPCBackend(always),
+		hook:    func(observation) *extprocv3.ProcessingResponse { return unavailable() },
+	})
+	err := r.connect(t).Invoke(t.Context(), "/grpc/"+name+"/Unary", &emptypb.Empty{}, &emptypb.Empty{})
+	wantUnavailable(t, err, "no token")
+	wantCounts(t, sc, 1, 1, 1)
+
+	name, sc = r.script(t, &scenario{backend: gRPCBackend(always)})
+	err = r.connect(t).Invoke(t.Context(), "/grpc/"+name+"/Unary", &emptypb.Empty{}, &emptypb.Empty{})
+	wantUnavailable(t, err, "renewed")
+	wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+}
+
+func (r *rig) bidi(t *testing.T, name string) grpc.ClientStream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	stream, err := r.connect(t).NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/grpc/"+name+"/Bidi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SendMsg(&emptypb.Empty{}); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+func streamsBoth(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: gRPCBackend(never)})
+	wantEcho(t, r.bidi(t, name))
+	wantCounts(t, sc, 1, 0, 1)
+}
+
+func retriesBidi(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: gRPCBackend(isFirst)})
+	wantEcho(t, r.bidi(t, name))
+	wantCounts(t, sc, 2, 2, 2)
+}
+
+func wantEcho(t *testing.T, stream grpc.ClientStream) {
+	t.Helper()
+	for range 3 {
+		if err := stream.RecvMsg(&emptypb.Empty{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.SendMsg(&emptypb.Empty{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func answersRefusedBidi(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: gRPCBackend(always)})
+	wantUnavailable(t, r.bidi(t, name).RecvMsg(&emptypb.Empty{}), "renewed")
+	wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+}
+
+func passesUnclearBidi(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{backend: gRPCBackend(always), hook: retryRejected(envoy.RetryUnclear)})
+	if s := status.Convert(r.bidi(t, name).RecvMsg(&emptypb.Empty{})); s.Code() != codes.Unauthenticated || s.Message() != "dead" {
+		t.Errorf("got %v, want the backend's answer", s)
+	}
+	wantCounts(t, sc, 1+maxRetries, 1+maxRetries, 1+maxRetries)
+}
+
+// extendedConnect does on a bare connection what no client in the standard
+// library does, and returns the :status. It then expects the echo of a message
+// where the status is 200.
+func extendedConnect(t *testing.T, conn net.Conn, path string) string {
+	t.Helper()
+	c := newH2Conn(t, conn)
+	c.writeHeaders(map[string]string{":method": "CONNECT", ":protocol": "websocket", ":scheme": "http", ":path": path, ":authority": "x"})
+	header := c.readHeaders()
+	if header[":status"] == "200" {
+		c.writeData([]byte("hello"))
+		if got := c.readData(); !bytes.Equal(got, []byte("hello")) {
+			t.Errorf("got %q back", got)
+		}
+	}
+	return header[":status"]
+}
