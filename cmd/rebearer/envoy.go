@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ h2c://host:port (HTTP/2, for gRPC) or https://host:port.`,
       --backend default=127.0.0.1:8080 --backend orders=h2c://127.0.0.1:8081 > envoy.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(flags.config)
+			cfg, err := readText(flags.config)
 			if err != nil {
 				return err
 			}
@@ -55,6 +56,16 @@ h2c://host:port (HTTP/2, for gRPC) or https://host:port.`,
 	c.Flags().StringVar(&f.admin, "admin", "", "`host:port` of Envoy's admin interface, on loopback (default: none)")
 	c.Flags().StringArrayVar(&f.backends, "backend", nil, "`POLICY=host:port` of a policy's backend; may be repeated")
 	return c
+}
+
+// readText reads the configuration file, but none of those that it names:
+// Envoy's side can be printed where the secrets are not.
+func readText(name string) (*config.Config, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return config.Parse(data, name)
 }
 
 // render returns the YAML.

@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +32,7 @@ The log goes to standard error, one JSON object a line.`,
   rebearer serve --log-level debug --log-text`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			relaxGC()
 			out := telemetry.NewWriter(cmd.ErrOrStderr())
 			defer func() { _ = out.Close() }()
 			s, err := service.New(service.Options{
@@ -57,4 +60,14 @@ func newLogger(out io.Writer, level *slog.LevelVar, text bool) *slog.Logger {
 		return slog.New(slog.NewTextHandler(out, options))
 	}
 	return slog.New(slog.NewJSONHandler(out, options))
+}
+
+// gcPercent spares a process with little memory most of its garbage collections.
+const gcPercent = 400
+
+// relaxGC sets gcPercent, unless the operator has said otherwise.
+func relaxGC() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
