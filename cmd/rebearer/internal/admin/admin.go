@@ -113,7 +113,7 @@ func (a *api) list(w http.ResponseWriter, _ *http.Request) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		answer.Credentials = append(answer.Credentials, describe(all[name].Status()))
 	}
-	reply(w, http.StatusOK, answer)
+	reply(w, answer)
 }
 
 func (a *api) flush(w http.ResponseWriter, r *http.Request) {
@@ -149,7 +149,7 @@ func (a *api) flush(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusConflict, "paused credentials are not flushed, since nothing would take the token's place: resume first")
 		return
 	}
-	reply(w, http.StatusOK, answer)
+	reply(w, answer)
 }
 
 func (a *api) pause(w http.ResponseWriter, r *http.Request) {
@@ -168,11 +168,11 @@ func (a *api) change(w http.ResponseWriter, r *http.Request, do func(*tokens.Cre
 		return
 	}
 	do(one)
-	reply(w, http.StatusOK, describe(one.Status()))
+	reply(w, describe(one.Status()))
 }
 
 func (a *api) level(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, LogLevel{Level: a.cfg.Level.Level().String()})
+	reply(w, LogLevel{Level: a.cfg.Level.Level().String()})
 }
 
 func (a *api) setLevel(w http.ResponseWriter, r *http.Request) {
@@ -206,9 +206,8 @@ func read(w http.ResponseWriter, r *http.Request, to any) bool {
 	return true
 }
 
-func reply(w http.ResponseWriter, status int, answer any) {
+func reply(w http.ResponseWriter, answer any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	_ = encoder.Encode(answer)

@@ -42,8 +42,7 @@ func (s *Service) watch(ctx context.Context) error {
 			s.opts.Logger.Warn("watching the configuration", slog.Any("error", err))
 			timer.Reset(settle)
 		case <-timer.C:
-			if now := s.contents(); now != seen {
-				seen = now
+			if s.contents() != seen {
 				s.reload(ctx)
 				s.follow(watcher)
 				seen = s.contents()

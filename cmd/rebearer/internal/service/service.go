@@ -59,6 +59,7 @@ type Service struct {
 	status  net.Listener
 	admin   net.Listener
 	retired sync.WaitGroup // graphs that still wait to be closed
+	done    chan struct{}  // closed when they must not wait any longer
 }
 
 // New loads the configuration and listens, but serves nothing before Run. The
@@ -68,7 +69,7 @@ func New(opts Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{opts: opts, registry: prometheus.NewRegistry()}
+	s := &Service{opts: opts, registry: prometheus.NewRegistry(), done: make(chan struct{})}
 	if err := s.instrument(); err != nil {
 		return nil, err
 	}
@@ -184,7 +185,10 @@ func (s *Service) use(g *graph) error {
 	}
 	// Requests under way finish with what they began with.
 	s.retired.Go(func() {
-		time.Sleep(longestTimeout(old.cfg))
+		select {
+		case <-time.After(longestTimeout(old.cfg)):
+		case <-s.done:
+		}
 		old.close(g)
 	})
 	return nil
@@ -209,21 +213,17 @@ func (s *Service) Run(ctx context.Context) error {
 	// Background work ends with the last call, not with ctx.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	g := s.current.Load()
-	g.warm(background, s.opts.Logger)
+	s.current.Load().warm(background, s.opts.Logger)
 
 	status, admin := s.newStatus(), s.newAdmin()
-	var group errgroup.Group
+	group, failed := errgroup.WithContext(background)
 	group.Go(func() error { return server.Serve(s.grpc) })
 	group.Go(func() error { return serveHTTP(status, s.status) })
 	group.Go(func() error { return serveHTTP(admin, s.admin) })
-	group.Go(func() error { return s.watch(background) })
-	failed := make(chan error, 1)
-	go func() { failed <- group.Wait() }()
-
+	group.Go(func() error { return s.watch(failed) })
 	select {
 	case <-ctx.Done():
-	case err = <-failed:
+	case <-failed.Done():
 	}
 	s.stopping.Store(true)
 	health.Shutdown()
@@ -231,9 +231,10 @@ func (s *Service) Run(ctx context.Context) error {
 	wait(s.opts.DrainDelay)
 	gracefully(server)
 	stop()
-	err = errors.Join(err, closeHTTP(admin), closeHTTP(status))
-	s.current.Load().close(nil)
+	err = errors.Join(closeHTTP(admin), closeHTTP(status), group.Wait())
+	close(s.done)
 	s.retired.Wait()
+	s.current.Load().close(nil)
 	s.parts.cache.Close()
 	return err
 }
