@@ -63,7 +63,7 @@ func (s silence) add(name string, now, until time.Time) {
 			}
 		}
 	}
-	if len(s) < maxSilent {
+	if _, known := s[name]; known || len(s) < maxSilent {
 		s[name] = until
 	}
 }

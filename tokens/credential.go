@@ -148,7 +148,7 @@ func (c *Credential) Token(ctx context.Context, attempt int) (Token, error) {
 	case err == nil:
 		c.uses.Add(1)
 		return fresh, nil
-	case alive:
+	case token.aliveAt(time.Now()): // the wait may have outlasted it
 		c.uses.Add(1)
 		return token, nil
 	}
@@ -174,6 +174,7 @@ func (c *Credential) wait(ctx context.Context, f *fetch) (Token, error) {
 var (
 	errNotStarted = errors.New("no token request may be made now")
 	errSlow       = errors.New("the provider has not answered yet")
+	errOutlived   = errors.New("the token expired before it arrived")
 	errPaused     = errors.New("the credential is paused")
 	errClosed     = errors.New("the credential is closed")
 )

@@ -159,6 +159,9 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 	e.mu.Unlock()
 	var requested time.Time
 	ask := func() (Grant, error) {
+		if e.c.isPaused() {
+			return Grant{}, stopRetrying(errPaused)
+		}
 		requested = time.Now()
 		grant, err := e.c.cfg.Source.Grant(ctx)
 		var permanent *PermanentError
@@ -193,6 +196,9 @@ func stopRetrying(err error) error {
 func (e *entry) finish(f *fetch, grant Grant, requested time.Time, err error) {
 	e.fetching = nil
 	now := time.Now()
+	if err == nil && !now.Before(requested.Add(e.c.cfg.Expiry.lifetime(grant.ExpiresIn))) {
+		err = errOutlived
+	}
 	if err != nil {
 		e.fail(f, now, err)
 	} else {

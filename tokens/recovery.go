@@ -207,11 +207,13 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	}
 	e := c.entry()
 	f, o := e.recover(ctx, r)
-	if f == nil {
-		return o
-	}
-	if c.cfg.Action == Evict {
+	switch {
+	case c.cfg.Action == Evict && f != nil:
 		return Outcome{Reason: ReasonEvict}
+	case c.cfg.Action == Evict:
+		return Outcome{Reason: o.Reason}
+	case f == nil:
+		return o
 	}
 	token, err := c.wait(ctx, f)
 	switch {

@@ -19,23 +19,24 @@ type Use struct {
 	Age time.Duration
 }
 
-// The names under which a Use travels.
+// The names under which a Use travels: the first three are strings, the others
+// numbers.
 const (
-	fieldPolicy     = "policy"
-	fieldCredential = "credential"
-	fieldCaller     = "caller"
-	fieldGeneration = "generation"
-	fieldAge        = "age_ms"
+	PolicyField     = "policy"
+	CredentialField = "credential"
+	CallerField     = "caller"
+	GenerationField = "generation"
+	AgeField        = "age_ms" // in milliseconds
 )
 
 // Fields returns the Use as plain values: strings, and numbers as float64.
 func (u Use) Fields() map[string]any {
 	return map[string]any{
-		fieldPolicy:     u.Policy,
-		fieldCredential: u.Credential,
-		fieldCaller:     string(u.Caller),
-		fieldGeneration: float64(u.Generation),
-		fieldAge:        float64(u.Age.Milliseconds()),
+		PolicyField:     u.Policy,
+		CredentialField: u.Credential,
+		CallerField:     string(u.Caller),
+		GenerationField: float64(u.Generation),
+		AgeField:        float64(u.Age.Milliseconds()),
 	}
 }
 
@@ -45,10 +46,10 @@ func UseFromFields(fields map[string]any) Use {
 	text := func(name string) string { s, _ := fields[name].(string); return s }
 	number := func(name string) float64 { f, _ := fields[name].(float64); return f }
 	return Use{
-		Policy:     text(fieldPolicy),
-		Credential: text(fieldCredential),
-		Caller:     Fingerprint(text(fieldCaller)),
-		Generation: uint64(max(number(fieldGeneration), 0)),
-		Age:        time.Duration(number(fieldAge)) * time.Millisecond,
+		Policy:     text(PolicyField),
+		Credential: text(CredentialField),
+		Caller:     Fingerprint(text(CallerField)),
+		Generation: uint64(max(number(GenerationField), 0)),
+		Age:        time.Duration(number(AgeField)) * time.Millisecond,
 	}
 }

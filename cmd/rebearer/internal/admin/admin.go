@@ -153,14 +153,14 @@ func (a *api) flush(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) pause(w http.ResponseWriter, r *http.Request) {
-	a.change(w, r, (*tokens.Credential).Pause)
+	a.change(w, r, "pause", (*tokens.Credential).Pause)
 }
 
 func (a *api) resume(w http.ResponseWriter, r *http.Request) {
-	a.change(w, r, (*tokens.Credential).Resume)
+	a.change(w, r, "resume", (*tokens.Credential).Resume)
 }
 
-func (a *api) change(w http.ResponseWriter, r *http.Request, do func(*tokens.Credential) bool) {
+func (a *api) change(w http.ResponseWriter, r *http.Request, what string, do func(*tokens.Credential) bool) {
 	all := a.cfg.Credentials()
 	one, ok := all[r.PathValue("name")]
 	if !ok {
@@ -168,6 +168,7 @@ func (a *api) change(w http.ResponseWriter, r *http.Request, do func(*tokens.Cre
 		return
 	}
 	do(one)
+	a.cfg.Logger.Info("admin: change", slog.String("change", what), slog.String("credential", one.Name()))
 	reply(w, describe(one.Status()))
 }
 
@@ -186,6 +187,7 @@ func (a *api) setLevel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.cfg.Level.Set(level)
+	a.cfg.Logger.Info("admin: log level", slog.String("level", level.String()))
 	a.level(w, r)
 }
 

@@ -95,5 +95,8 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 		}
 		return fmt.Errorf("admin API at %s: %s", c.address, response.Status)
 	}
-	return json.Unmarshal(data, answer)
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("admin API at %s: %w", c.address, err)
+	}
+	return nil
 }

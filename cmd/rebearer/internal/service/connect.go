@@ -56,11 +56,27 @@ func (v *verifier) connect(ctx context.Context, name string) Connection {
 	ctx, cancel := context.WithTimeout(ctx, v.provider.cfg.Timeout)
 	defer cancel()
 	c := Connection{Kind: "callers", Name: name}
-	if c.Err = v.provider.keys.Load(ctx); c.Err == nil {
-		c.Detail = fmt.Sprintf("%d signing keys of %s", v.provider.keys.Len(), v.Issuer())
+	if v.readsJWTs() {
+		if c.Err = v.provider.keys.Load(ctx); c.Err != nil {
+			return c
+		}
+		c.Detail = fmt.Sprintf("%d signing keys of %s", v.provider.keys.Len(), v.provider.Issuer())
 	}
+	if v.asks == nil {
+		return c
+	}
+	if _, c.Err = v.asks.Introspect(ctx, madeUpToken); c.Err != nil {
+		return c
+	}
+	if c.Detail != "" {
+		c.Detail += ", "
+	}
+	c.Detail += "our client may introspect at " + v.provider.Issuer()
 	return c
 }
+
+// madeUpToken is shown to a provider to see whether it answers our client.
+const madeUpToken = "rebearer-asks-whether-it-may-ask"
 
 func (n *credential) connect(ctx context.Context, name string) Connection {
 	ctx, cancel := context.WithTimeout(ctx, n.provider.cfg.Timeout)

@@ -45,9 +45,11 @@ type (
 		keys *caller.KeySet
 	}
 	verifier struct {
-		*caller.JWT
+		caller.Verifier
 		cfg      config.Caller
+		claims   []string // that policies look at
 		provider *provider
+		asks     *oauth.Introspector // nil unless it introspects
 	}
 	credential struct {
 		*tokens.Credential
@@ -64,6 +66,7 @@ type parts struct {
 	cache   *tokens.Cache
 	measure func(source tokens.Source, provider string) tokens.Source
 	observe tokens.Observer
+	revoked *caller.Revocations // of all graphs; nil for none
 }
 
 // build makes the graph of cfg, and keeps from old, which may be nil, what did
@@ -142,18 +145,80 @@ func (p parts) addCaller(g, old *graph, name string, cfg config.Caller) error {
 	if !ok {
 		return fmt.Errorf("callers.%s: no provider %q", name, cfg.Provider)
 	}
-	if o := old.callers[name]; o != nil && reflect.DeepEqual(o.cfg, cfg) && o.provider == from {
+	claims := g.cfg.CallerClaims(name)
+	if o := old.callers[name]; o != nil && reflect.DeepEqual(o.cfg, cfg) && slices.Equal(o.claims, claims) && o.provider == from {
 		g.callers[name] = o
 		return nil
 	}
-	made, err := caller.NewJWT(from.keys, caller.JWTConfig{
-		Issuer: from.Issuer(), Audiences: cfg.Audiences, Algorithms: cfg.Algorithms, ClockSkew: cfg.ClockSkew,
-	})
-	if err != nil {
+	made := &verifier{cfg: cfg, claims: claims, provider: from}
+	if err := p.makeVerifier(made, p.logger.With(slog.String("caller_tokens", name))); err != nil {
 		return fmt.Errorf("callers.%s: %w", name, err)
 	}
-	g.callers[name] = &verifier{JWT: made, cfg: cfg, provider: from}
+	g.callers[name] = made
 	return nil
+}
+
+// makeVerifier makes what v is configured for.
+func (p parts) makeVerifier(v *verifier, logger *slog.Logger) error {
+	var (
+		signed *caller.JWT
+		asked  *caller.Opaque
+		err    error
+	)
+	if v.readsJWTs() {
+		signed, err = caller.NewJWT(v.provider.keys, caller.JWTConfig{
+			Issuer: v.provider.Issuer(), Audiences: v.cfg.Audiences, Algorithms: v.cfg.Algorithms, ClockSkew: v.cfg.ClockSkew,
+			Required: v.cfg.RequiredClaims, Claims: v.claims, Revocations: p.revoked,
+		})
+		v.Verifier = signed
+	}
+	if err == nil && v.cfg.Tokens != config.TokensJWT {
+		asked, err = p.newOpaque(v, logger)
+	}
+	switch {
+	case err != nil:
+	case signed == nil:
+		v.Verifier = asked
+	case asked != nil:
+		v.Verifier, err = caller.NewJWTThenIntrospect(signed, asked, logger)
+	}
+	if err == nil {
+		return nil
+	}
+	if signed != nil {
+		signed.Close()
+	}
+	if asked != nil {
+		asked.Close()
+	}
+	return err
+}
+
+// readsJWTs reports whether the provider's keys are needed.
+func (v *verifier) readsJWTs() bool { return v.cfg.Tokens != config.TokensOpaque }
+
+// newOpaque makes the part of v that introspects. What a JWT says is checked
+// there; the answer need not say it again.
+func (p parts) newOpaque(v *verifier, logger *slog.Logger) (*caller.Opaque, error) {
+	client := v.cfg.Client
+	asks, err := oauth.NewIntrospector(v.provider.Provider, oauth.Client{
+		ID:         client.ID,
+		Secret:     func() (tokens.Secret, error) { return config.ReadSecret(client.SecretFile) },
+		AuthMethod: oauth.AuthMethod(client.AuthMethod),
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.asks = asks
+	cfg := caller.OpaqueConfig{
+		Issuer: v.provider.Issuer(), ClockSkew: v.cfg.ClockSkew,
+		TTL: v.cfg.Introspection.TTL, InactiveTTL: v.cfg.Introspection.InactiveTTL, Rate: float64(v.cfg.Introspection.Rate),
+		Revocations: p.revoked,
+	}
+	if !v.readsJWTs() {
+		cfg.Audiences, cfg.Required, cfg.Claims = v.cfg.Audiences, v.cfg.RequiredClaims, v.claims
+	}
+	return caller.NewOpaque(asks, logger, cfg)
 }
 
 func (p parts) addCredential(g, old *graph, name string, cfg config.Credential) error {
@@ -224,27 +289,44 @@ func action(a config.Action) tokens.Action {
 }
 
 func (g *graph) addPolicy(name string, cfg config.Policy) error {
-	var verifiers []*caller.JWT
-	for _, c := range cfg.Callers {
-		v, ok := g.callers[c]
-		if !ok {
-			return fmt.Errorf("policies.%s: no caller %q", name, c)
-		}
-		verifiers = append(verifiers, v.JWT)
-	}
-	group, err := caller.NewGroup(verifiers...)
-	if err != nil {
-		return fmt.Errorf("policies.%s: %w", name, err)
-	}
 	c, ok := g.credentials[cfg.Credential]
 	if !ok {
 		return fmt.Errorf("policies.%s: no credential %q", name, cfg.Credential)
 	}
-	g.policies = append(g.policies, extauthz.Policy{
-		Name: name, Callers: group, Credential: c.Credential,
-		Header: extauthz.Header{Name: c.cfg.Header.Name, Scheme: c.cfg.Header.Scheme},
-	})
+	policy := extauthz.Policy{
+		Name: name, Anonymous: cfg.Anonymous, Hosts: cfg.Hosts, Preflight: cfg.Preflight == config.PreflightAllow,
+		Require: extauthz.Requirement{
+			Scopes: cfg.Scopes, AnyScopes: cfg.AnyScopes, Clients: cfg.Clients, Claims: cfg.Claims,
+		},
+		Credential: c.Credential,
+		Header:     extauthz.Header{Name: c.cfg.Header.Name, Scheme: c.cfg.Header.Scheme},
+		Forward:    extauthz.Forward(cfg.Forward),
+	}
+	if cfg.TokenFrom != nil {
+		policy.TokenFrom = extauthz.Place(*cfg.TokenFrom)
+	}
+	if len(cfg.Callers) > 0 {
+		group, err := g.group(cfg.Callers)
+		if err != nil {
+			return fmt.Errorf("policies.%s: %w", name, err)
+		}
+		policy.Callers = group
+	}
+	g.policies = append(g.policies, policy)
 	return nil
+}
+
+// group verifies the tokens of several callers.
+func (g *graph) group(names []string) (*caller.Group, error) {
+	var verifiers []caller.Verifier
+	for _, name := range names {
+		v, ok := g.callers[name]
+		if !ok {
+			return nil, fmt.Errorf("no caller %q", name)
+		}
+		verifiers = append(verifiers, v.Verifier)
+	}
+	return caller.NewGroup(verifiers...)
 }
 
 // close closes what g has and kept has not. A nil kept has nothing.
@@ -271,6 +353,9 @@ func (g *graph) warm(ctx context.Context, logger *slog.Logger) {
 		c.Warm()
 	}
 	for _, v := range g.callers {
+		if !v.readsJWTs() {
+			continue // asking about no token in particular would say little
+		}
 		g.loading.Go(func() {
 			if err := v.provider.keys.Load(ctx); err != nil {
 				logger.LogAttrs(ctx, slog.LevelWarn, "keys of callers' tokens cannot be loaded yet", slog.Any("error", err))

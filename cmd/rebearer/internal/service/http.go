@@ -57,10 +57,13 @@ func (s *Service) newStatus() *http.Server {
 }
 
 func (s *Service) ready(w http.ResponseWriter, _ *http.Request) {
+	if s.current.Load().tried() {
+		s.tried.Store(true)
+	}
 	switch {
 	case s.stopping.Load():
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
-	case !s.current.Load().tried():
+	case !s.tried.Load():
 		http.Error(w, "not every provider was asked yet", http.StatusServiceUnavailable)
 	default:
 		_, _ = io.WriteString(w, "ready\n")

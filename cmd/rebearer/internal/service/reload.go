@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -20,6 +21,9 @@ import (
 // or kubelet writes in several steps.
 const settle = 200 * time.Millisecond
 
+// retryRefused is how often a change that was refused is tried again.
+const retryRefused = 2 * time.Second
+
 // watch follows the configuration file and the files that it names, until ctx
 // ends. It watches their folders, because files are replaced rather than
 // written; a Kubernetes volume replaces a link beside them.
@@ -30,7 +34,7 @@ func (s *Service) watch(ctx context.Context) error {
 	}
 	defer func() { _ = watcher.Close() }()
 	s.follow(watcher)
-	seen := s.contents()
+	w := watched{contents: s.contents()}
 	timer := time.NewTimer(0)
 	for {
 		select {
@@ -42,13 +46,40 @@ func (s *Service) watch(ctx context.Context) error {
 			s.opts.Logger.Warn("watching the configuration", slog.Any("error", err))
 			timer.Reset(settle)
 		case <-timer.C:
-			if s.contents() != seen {
-				s.reload(ctx)
+			if again := s.look(ctx, &w); again > 0 {
 				s.follow(watcher)
-				seen = s.contents()
+				timer.Reset(again)
 			}
 		}
 	}
+}
+
+// watched is what is known of the files.
+type watched struct {
+	contents [sha256.Size]byte // that were taken or refused last
+	refused  string            // why the last change was refused; empty if it was not
+}
+
+// look takes a change of the files, if there is one, and returns when to look
+// again; 0 means when something happens. A change that was refused is tried
+// again: it may wait for a file that comes later, as Kubernetes brings a
+// ConfigMap and its Secret.
+func (s *Service) look(ctx context.Context, w *watched) time.Duration {
+	files, now := s.files(), s.contents()
+	if now == w.contents && w.refused == "" {
+		return 0
+	}
+	err := s.reload(ctx, w.refused)
+	// What changes while a change is taken is seen at the next look.
+	w.contents, w.refused = now, ""
+	if err != nil {
+		w.refused = err.Error()
+		return retryRefused
+	}
+	if !slices.Equal(files, s.files()) {
+		w.contents = s.contents()
+	}
+	return settle
 }
 
 // follow watches the folders of all the files. A folder that is watched already
@@ -76,17 +107,21 @@ func (s *Service) contents() [sha256.Size]byte {
 	return [sha256.Size]byte(sum.Sum(nil))
 }
 
-// reload takes the changed configuration, or says why it does not.
-func (s *Service) reload(ctx context.Context) {
+// reload takes the changed configuration, or says why it does not, unless that
+// was said before.
+func (s *Service) reload(ctx context.Context, said string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.change(ctx); err != nil {
+	err := s.change(ctx)
+	switch {
+	case err == nil:
+		s.reloads.WithLabelValues("ok").Inc()
+		s.opts.Logger.Info("the changed configuration is in use")
+	case err.Error() != said:
 		s.reloads.WithLabelValues("refused").Inc()
 		s.opts.Logger.Error("the changed configuration is refused; the old one stays", slog.Any("error", err))
-		return
 	}
-	s.reloads.WithLabelValues("ok").Inc()
-	s.opts.Logger.Info("the changed configuration is in use")
+	return err
 }
 
 var errListeners = errors.New("a change of server needs a restart")

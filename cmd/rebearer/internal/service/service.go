@@ -18,6 +18,7 @@ import (
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/telemetry"
 	"github.com/rebearer/rebearer/envoy/hook"
 	"github.com/rebearer/rebearer/extauthz"
+	"github.com/rebearer/rebearer/extauthz/caller"
 	"github.com/rebearer/rebearer/tokens"
 )
 
@@ -51,6 +52,7 @@ type Service struct {
 	checks   *extauthz.Server
 
 	current  atomic.Pointer[graph]
+	tried    atomic.Bool // every provider was, once; a reload does not undo that
 	stopping atomic.Bool
 	reloads  *prometheus.CounterVec
 
@@ -112,7 +114,9 @@ func (s *Service) instrument() error {
 		Name: "rebearer_config_reloads_total",
 		Help: "Changes of the configuration that were taken (ok) or refused.",
 	}, []string{"outcome"})
-	s.parts = parts{logger: s.opts.Logger, measure: requests.Measure, observe: observer.Observe}
+	s.parts = parts{
+		logger: s.opts.Logger, measure: requests.Measure, observe: observer.Observe, revoked: caller.NewRevocations(0),
+	}
 	return errors.Join(s.registry.Register(s.reloads), s.registry.Register(telemetry.NewCollector(s.state)))
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rebearer/rebearer/envoy/rejection"
 	"github.com/rebearer/rebearer/tokens"
 )
 
@@ -86,6 +87,7 @@ func (o *Observer) Observe(ev tokens.Event) {
 func (o *Observer) count(ev tokens.Event) {
 	switch ev.Kind {
 	case tokens.EventIssued, tokens.EventRenewed:
+		o.appear(ev.Credential)
 		o.issued.WithLabelValues(ev.Credential, string(ev.Reason)).Inc()
 		o.expiry.WithLabelValues(ev.Credential).Set(float64(ev.Expires.UnixMilli()) / 1e3)
 	case tokens.EventRejected:
@@ -101,6 +103,20 @@ func (o *Observer) count(ev tokens.Event) {
 	case tokens.EventRecovered:
 		o.recovery.Observe(ev.Latency.Seconds())
 	case tokens.EventRevoked, tokens.EventExpired, tokens.EventFailed, tokens.EventPaused, tokens.EventResumed:
+	}
+}
+
+// appear has the series of a credential begin with 0: one that begins with its
+// first event hides that event from rate(), and from alerts on it.
+func (o *Observer) appear(credential string) {
+	for _, verdict := range []tokens.Verdict{tokens.Dead, tokens.Unclear} {
+		o.rejections.WithLabelValues(credential, verdict.String(), rejection.RuleStatus)
+	}
+	for _, reason := range []tokens.Reason{tokens.ReasonDead, tokens.ReasonProbe, tokens.ReasonProportion} {
+		o.evictions.WithLabelValues(credential, string(reason))
+	}
+	for _, outcome := range []string{"accepted", "refused"} {
+		o.retries.WithLabelValues(credential, outcome)
 	}
 }
 
