@@ -32,6 +32,7 @@ type collector struct {
 	requests *prometheus.Desc
 	entries  *prometheus.Desc
 	paused   *prometheus.Desc
+	expiry   *prometheus.Desc
 }
 
 // NewCollector returns a collector of what read returns. Read must be safe for
@@ -45,6 +46,8 @@ func NewCollector(read func() State) prometheus.Collector {
 			"Look-ups in caches.", []string{"cache", "result"}, nil),
 		entries: prometheus.NewDesc("rebearer_cache_entries",
 			"Entries that caches hold.", []string{"cache"}, nil),
+		expiry: prometheus.NewDesc("rebearer_token_expiry_timestamp_seconds",
+			"When the backend token that is held expires, in seconds since 1970.", []string{"credential"}, nil),
 		paused: prometheus.NewDesc("rebearer_credential_paused",
 			"1 if an operator paused the credential.", []string{"credential"}, nil),
 	}
@@ -56,6 +59,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.requests
 	ch <- c.entries
 	ch <- c.paused
+	ch <- c.expiry
 }
 
 // Collect implements [prometheus.Collector].
@@ -67,6 +71,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			paused = 1
 		}
 		ch <- prometheus.MustNewConstMetric(c.uses, prometheus.CounterValue, float64(s.Uses), s.Name)
+		if s.Alive {
+			ch <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, float64(s.Token.Expires.UnixMilli())/1e3, s.Name)
+		}
 		ch <- prometheus.MustNewConstMetric(c.paused, prometheus.GaugeValue, paused, s.Name)
 	}
 	for _, s := range state.Caches {

@@ -1,10 +1,12 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Writer hands lines to another writer from a goroutine of its own, so that
@@ -39,12 +41,19 @@ func (w *Writer) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Close writes what is queued and ends the goroutine. Lines written afterwards
-// are lost.
+// closeTimeout is how long Close waits for whoever does not read the log.
+const closeTimeout = time.Second
+
+// Close writes what is queued and ends the goroutine; it gives up after a second
+// if that blocks. Lines written afterwards are lost.
 func (w *Writer) Close() error {
 	w.stop.Do(func() { close(w.quit) })
-	<-w.ended
-	return nil
+	select {
+	case <-w.ended:
+		return nil
+	case <-time.After(closeTimeout):
+		return errors.New("the log is not read: its last lines are lost")
+	}
 }
 
 func (w *Writer) run() {

@@ -19,7 +19,6 @@ type Observer struct {
 	next   []tokens.Observer
 
 	issued     *prometheus.CounterVec
-	expiry     *prometheus.GaugeVec
 	rejections *prometheus.CounterVec
 	evictions  *prometheus.CounterVec
 	retries    *prometheus.CounterVec
@@ -45,10 +44,6 @@ func NewObserver(registry prometheus.Registerer, logger *slog.Logger, next ...to
 			Name: "rebearer_tokens_issued_total",
 			Help: "Backend tokens that came from a provider, by why they were asked for.",
 		}, []string{"credential", "reason"}),
-		expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "rebearer_token_expiry_timestamp_seconds",
-			Help: "When the backend token that is held expires, in seconds since 1970.",
-		}, []string{"credential"}),
 		rejections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rebearer_rejections_total",
 			Help: "Rejections by backends, by the verdict on the token and the rule that gave it.",
@@ -67,7 +62,7 @@ func NewObserver(registry prometheus.Registerer, logger *slog.Logger, next ...to
 			Buckets: recoveryBuckets(),
 		}),
 	}
-	for _, c := range []prometheus.Collector{o.issued, o.expiry, o.rejections, o.evictions, o.retries, o.recovery} {
+	for _, c := range []prometheus.Collector{o.issued, o.rejections, o.evictions, o.retries, o.recovery} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
 		}
@@ -89,7 +84,6 @@ func (o *Observer) count(ev tokens.Event) {
 	case tokens.EventIssued, tokens.EventRenewed:
 		o.appear(ev.Credential)
 		o.issued.WithLabelValues(ev.Credential, string(ev.Reason)).Inc()
-		o.expiry.WithLabelValues(ev.Credential).Set(float64(ev.Expires.UnixMilli()) / 1e3)
 	case tokens.EventRejected:
 		o.rejections.WithLabelValues(ev.Credential, ev.Verdict.String(), ev.Rule).Inc()
 	case tokens.EventEvicted:

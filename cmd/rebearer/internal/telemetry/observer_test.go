@@ -92,7 +92,6 @@ func TestMetricsOfEvents(t *testing.T) {
 	want := map[string]float64{
 		"rebearer_tokens_issued_total{credential=orders,reason=first}":                    1,
 		"rebearer_tokens_issued_total{credential=orders,reason=renewal}":                  1,
-		"rebearer_token_expiry_timestamp_seconds{credential=orders}":                      1_800_000_000.25,
 		"rebearer_rejections_total{credential=orders,rule=status,verdict=dead}":           2,
 		"rebearer_rejections_total{credential=orders,rule=status,verdict=unclear}":        0,
 		"rebearer_evictions_total{credential=orders,reason=probe}":                        0,
@@ -262,7 +261,10 @@ func TestCollector(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
 	state := telemetry.State{
-		Credentials: []tokens.Status{{Name: "orders", Uses: 7, Paused: true}, {Name: "stock"}},
+		Credentials: []tokens.Status{
+			{Name: "orders", Uses: 7, Paused: true, Alive: true, Token: tokens.Token{Expires: time.UnixMilli(1_800_000_000_250)}},
+			{Name: "stock", Token: tokens.Token{Expires: time.UnixMilli(1_000_000_000_000)}}, // over
+		},
 		Caches:      []telemetry.CacheStats{{Name: "backend_tokens", Hits: 5, Misses: 2, Entries: 3}},
 	}
 	if err := registry.Register(telemetry.NewCollector(func() telemetry.State { return state })); err != nil {
@@ -271,6 +273,7 @@ func TestCollector(t *testing.T) {
 	want := map[string]float64{
 		"rebearer_token_uses_total{credential=orders}":                    7,
 		"rebearer_token_uses_total{credential=stock}":                     0,
+		"rebearer_token_expiry_timestamp_seconds{credential=orders}":      1_800_000_000.25,
 		"rebearer_credential_paused{credential=orders}":                   1,
 		"rebearer_credential_paused{credential=stock}":                    0,
 		"rebearer_cache_requests_total{cache=backend_tokens,result=hit}":  5,
