@@ -265,7 +265,7 @@ func TestCollector(t *testing.T) {
 			{Name: "orders", Uses: 7, Paused: true, Alive: true, Token: tokens.Token{Expires: time.UnixMilli(1_800_000_000_250)}},
 			{Name: "stock", Token: tokens.Token{Expires: time.UnixMilli(1_000_000_000_000)}}, // over
 		},
-		Caches:      []telemetry.CacheStats{{Name: "backend_tokens", Hits: 5, Misses: 2, Entries: 3}},
+		Caches: []telemetry.CacheStats{{Name: "backend_tokens", Hits: 5, Misses: 2, Entries: 3}},
 	}
 	if err := registry.Register(telemetry.NewCollector(func() telemetry.State { return state })); err != nil {
 		t.Fatal(err)
