@@ -26,7 +26,7 @@ const (
 	freshForThird = freshFor / 4
 	// surelyFresh is for how long a token that is refused on a retried request
 	// was certainly issued after the rejection before that.
-	surelyFresh = freshFor / 10
+	surelyFresh = freshFor / 20
 	// holdFor is how long a rejection that may not be tried is held to see
 	// whether others come back refused as well.
 	holdFor = 150 * time.Millisecond
@@ -238,10 +238,12 @@ func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	ours := r.Fingerprint == e.current.Fingerprint
 	fresh := now.Sub(e.current.Issued) < freshFor
 	switch {
+	case !ours && e.current.aliveAt(now) && e.newer(now, r):
+		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	case r.Attempt > 1 && r.Use.Age < surelyFresh:
 		e.notHelped(now, r)
 		return nil, refusal(r, ReasonAgain, e.c.cfg.CoolDown)
-	case !ours && e.current.aliveAt(now) && (e.past.has(r.Fingerprint) || e.explains(now, r)):
+	case !ours && e.current.aliveAt(now) && e.explains(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	}
 	at := e.recovery.count(now)
@@ -255,6 +257,13 @@ func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 		return f, Outcome{}
 	}
 	return e.hold(ctx, now, r, at)
+}
+
+// newer reports whether the token that is held is known to be newer than the one
+// that was refused: it took its place, or the request was retried and was given
+// an older one by another replica.
+func (e *entry) newer(now time.Time, r Rejection) bool {
+	return e.past.has(r.Fingerprint) || r.Attempt > 1 && e.current.Requested.After(now.Add(-r.Use.Age))
 }
 
 // explains reports whether the rejection of a token that this replica never

@@ -1,30 +1,13 @@
 package main
 
 import (
-	"context"
 	"net/http"
 	"testing"
 	"time"
 
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
-
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/load"
 	"github.com/rebearer/rebearer/envoy/envoytest"
 )
-
-// fetchToken gets a caller's token.
-func fetchToken(t testing.TB, url string) string {
-	t.Helper()
-	c := clientcredentials.Config{
-		ClientID: callerID, ClientSecret: callerSecret, TokenURL: url, AuthStyle: oauth2.AuthStyleInHeader,
-	}
-	token, err := c.Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token.AccessToken
-}
 
 // The main job: a provider that voids every token it ever issued costs callers
 // nothing, through a real Envoy.
@@ -48,14 +31,14 @@ func TestProviderRestart(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.rate > 0 {
+				t.Parallel() // these disturb nobody
+			}
 			eachEnvoy(t, func(t *testing.T, binary envoytest.Binary) {
 				s := newStack(t, binary, stackOptions{replicas: tt.replicas, real: tt.real})
-				ctx, stop := context.WithCancel(t.Context())
-				results := make(chan load.Result, 1)
-				go func() { results <- s.send(ctx, t, load.Config{Connections: 32, Rate: tt.rate}) }()
+				requests := s.traffic(t, load.Config{Connections: 32, Rate: tt.rate})
 				s.restarts(t, restarts, 2*time.Second)
-				stop()
-				got := <-results
+				got := requests.end()
 
 				asked := s.backend.Counts().TokenRequests
 				t.Logf("%d requests, %d failed %v, %d real 403s, %d token requests, retried p50 %v max %v",
@@ -78,9 +61,9 @@ func TestProviderRestart(t *testing.T) {
 // A backend that refuses everything costs the provider no more than the bucket.
 func TestAlwaysForbidden(t *testing.T) {
 	s := newStack(t, newest(), stackOptions{real: 1})
-	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
-	defer stop()
-	got := s.send(ctx, t, load.Config{Connections: 32})
+	requests := s.traffic(t, load.Config{Connections: 32})
+	<-time.After(20 * time.Second)
+	got := requests.end()
 	asked := s.backend.Counts().TokenRequests
 	t.Logf("%d requests, %v, %d token requests, p50 %v p99 %v", got.Requests, got.ByStatus, asked,
 		got.Latencies.Quantile(0.5), got.Latencies.Quantile(0.99))

@@ -75,6 +75,7 @@ request again: the caller notices nothing.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
+		RunE:          showHelp,
 	}
 	root.PersistentFlags().StringVarP(&flags.config, "config", "c", "rebearer.yaml", "configuration `file`")
 	root.SetOut(stdout)
@@ -82,11 +83,13 @@ request again: the caller notices nothing.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServe(flags), newValidate(flags), newEnvoy(flags), newTokens(flags), newDemo())
-	for _, c := range root.Commands() {
-		refuseArguments(c)
-	}
+	refuseArguments(root)
 	return root
 }
+
+// showHelp is what a command does that only has others below it. Without it
+// Cobra would take any word for a request for help.
+func showHelp(c *cobra.Command, _ []string) error { return c.Help() }
 
 // refuseArguments makes wrong arguments a usage error, for a command and those
 // below it.

@@ -17,7 +17,6 @@ import (
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/api"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/endpoint"
-	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/load"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/provider"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/service"
 	"github.com/rebearer/rebearer/envoy/envoytest"
@@ -34,30 +33,38 @@ const (
 // stackOptions say what a stack differs in from the plain one.
 type stackOptions struct {
 	replicas   int           // of rebearer; 0 means 1
+	processes  bool          // each replica is a process of its own
 	rejection  api.Rejection // how the API refuses
 	real       float64       // share of real 403s
 	record     int           // how many tries the API keeps
-	credential string        // further keys of the credential, in YAML flow style
-	provider   string        // further keys of the backend's provider
-	h2         bool          // Envoy speaks HTTP/2 to the backend
-	backendURL string        // a real provider instead of ours
-	valid      func(string) bool
-	notReady   bool // do not wait for a backend token
+	credential string        // further keys of the credential, in YAML
+	provider   string        // further keys of both providers, in YAML flow style
+
+	// backend serves something else than the API, over HTTP/2, and returns its
+	// address.
+	backend func(valid func(token string) bool) string
+	// A real provider instead of ours, and what the API accepts then.
+	backendURL string
+	valid      func(token string) bool
+	// before is called when the providers are there and rebearer is not.
+	before func(s *stack)
+	// notReady is for tests in which rebearer is not ready for long.
+	notReady bool
 }
 
 // stack is everything that a caller's request meets: the callers' provider, the
-// backend's, the API, rebearer (in this process) and a real Envoy.
+// backend's, the API, rebearer and a real Envoy.
 type stack struct {
-	callers *provider.Provider
-	backend *provider.Provider
-	down    *endpoint.Server // the backend's provider's port
-	api     *api.API
-	envoy   *envoytest.Envoy
-	config  string // rebearer's configuration file
-	url     string // of Envoy
-	events  events
-	logs    *logBuffer
-	admins  []string // addresses of the admin APIs
+	callers, backend         *provider.Provider // backend is nil where it is a real one
+	callersPort, backendPort *endpoint.Server
+	api                      *api.API
+	envoy                    *envoytest.Envoy
+	config                   string // rebearer's configuration file
+	processes                []*process
+	url                      string   // of Envoy
+	status                   []string // URLs of rebearer's status listeners
+	events                   events   // of the replicas in this process
+	logs                     *logBuffer
 
 	token string // a caller's
 }
@@ -138,44 +145,63 @@ func newProvider(t testing.TB, format provider.Format, clients ...provider.Clien
 // newStack starts a stack on the given Envoy. Everything ends with the test.
 func newStack(t testing.TB, binary envoytest.Binary, o stackOptions) *stack {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs a real Envoy")
+	}
 	binary.Require(t)
 	s := &stack{logs: &logBuffer{}}
-	s.callers, _ = newProvider(t, provider.JWT, provider.Client{ID: callerID, Secret: callerSecret})
-	valid := o.valid
-	if valid == nil {
-		s.backend, s.down = newProvider(t, provider.Opaque, provider.Client{ID: gatewayID, Secret: gatewaySecret})
-		o.backendURL, valid = s.backend.Issuer(), s.backend.Valid
+	s.callers, s.callersPort = newProvider(t, provider.JWT, provider.Client{ID: callerID, Secret: callerSecret})
+	s.token = fetchToken(t, s.callers.TokenURL())
+	if o.backendURL == "" {
+		s.backend, s.backendPort = newProvider(t, provider.Opaque, provider.Client{ID: gatewayID, Secret: gatewaySecret})
+		o.backendURL, o.valid = s.backend.Issuer(), s.backend.Valid
 	}
 	var err error
-	s.api, err = api.New(valid, api.Config{Rejection: o.rejection, RealForbiddenShare: o.real, Record: o.record})
+	s.api, err = api.New(o.valid, api.Config{Rejection: o.rejection, RealForbiddenShare: o.real, Record: o.record})
 	if err != nil {
 		t.Fatal(err)
 	}
-	backend := serve(t, func(string) http.Handler { return s.api })
-	s.configure(t, o)
-	var addresses []string
-	for range max(o.replicas, 1) {
-		addresses = append(addresses, s.startService(t, !o.notReady))
+	if o.backend == nil {
+		o.backend = func(func(string) bool) string {
+			return serve(t, func(string) http.Handler { return s.api }).Address()
+		}
+	} else {
+		o.backend = overHTTP2(o.backend)
 	}
-	s.startEnvoy(t, binary, addresses, backend.Address(), o.h2)
-	s.token = fetchToken(t, s.callers.TokenURL())
+	if o.before != nil {
+		o.before(s)
+	}
+	s.config = filepath.Join(t.TempDir(), "rebearer.yaml")
+	write(t, s.config, s.configuration(o, listen{anyPort, anyPort, anyPort}))
+	write(t, filepath.Join(filepath.Dir(s.config), "secret"), gatewaySecret)
+	addresses := s.startReplicas(t, o)
+	s.startEnvoy(t, binary, addresses, o.backend(o.valid))
 	return s
 }
 
-// configure writes the configuration file.
-func (s *stack) configure(t testing.TB, o stackOptions) {
-	t.Helper()
-	dir := t.TempDir()
-	s.config = filepath.Join(dir, "rebearer.yaml")
-	write(t, filepath.Join(dir, "secret"), gatewaySecret)
-	write(t, s.config, fmt.Sprintf(`
+func overHTTP2(backend func(func(string) bool) string) func(func(string) bool) string {
+	return func(valid func(string) bool) string { return "h2c://" + backend(valid) }
+}
+
+// listen are the addresses of a replica.
+type listen struct{ grpc, status, admin string }
+
+const anyPort = "127.0.0.1:0"
+
+// configuration is a configuration file.
+func (s *stack) configuration(o stackOptions, l listen) string {
+	further := ""
+	if o.provider != "" {
+		further = ", " + o.provider
+	}
+	return fmt.Sprintf(`
 version: 1
 server:
-  grpc: {address: "127.0.0.1:0"}
-  status: {address: "127.0.0.1:0"}
-  admin: {address: "127.0.0.1:0"}
+  grpc: {address: %q}
+  status: {address: %q}
+  admin: {address: %q}
 providers:
-  callers: {issuer: %q}
+  callers: {issuer: %q%s}
   backend: {issuer: %q%s}
 callers:
   shop: {provider: callers, audiences: [%q]}
@@ -186,14 +212,7 @@ credentials:
 policies:
   default: {callers: [shop], credential: orders}
 envoy: {route_timeout: 30s}
-`, s.callers.Issuer(), o.backendURL, more(", ", o.provider), audience, gatewayID, o.credential))
-}
-
-func more(before, text string) string {
-	if text == "" {
-		return ""
-	}
-	return before + text
+`, l.grpc, l.status, l.admin, s.callers.Issuer(), further, o.backendURL, further, audience, gatewayID, o.credential)
 }
 
 func write(t testing.TB, path, content string) {
@@ -203,9 +222,41 @@ func write(t testing.TB, path, content string) {
 	}
 }
 
-// startService runs one replica and returns its gRPC address. It waits until it
-// is ready, unless told otherwise.
-func (s *stack) startService(t testing.TB, ready bool) string {
+// startReplicas starts rebearer and returns the addresses of its gRPC servers.
+// It waits until all are ready, unless told otherwise.
+func (s *stack) startReplicas(t testing.TB, o stackOptions) []string {
+	t.Helper()
+	var addresses []string
+	for i := range max(o.replicas, 1) {
+		grpc, status := "", ""
+		if o.processes {
+			l := listen{freeAddress(t), freeAddress(t), freeAddress(t)}
+			file := filepath.Join(filepath.Dir(s.config), fmt.Sprintf("rebearer-%d.yaml", i))
+			write(t, file, s.configuration(o, l))
+			p := &process{config: file, status: "http://" + l.status, log: s.logs}
+			p.start(t)
+			t.Cleanup(func() { p.end(t) })
+			s.processes = append(s.processes, p)
+			grpc, status = l.grpc, p.status
+		} else {
+			grpc, status = s.startService(t)
+		}
+		addresses = append(addresses, grpc)
+		s.status = append(s.status, status)
+		if !o.notReady {
+			awaitReady(t, status)
+		}
+	}
+	return addresses
+}
+
+func awaitReady(t testing.TB, status string) {
+	t.Helper()
+	await(t, "rebearer to be ready", func() bool { return get(t, status+"/readyz") == http.StatusOK })
+}
+
+// startService runs a replica in this process.
+func (s *stack) startService(t testing.TB) (grpc, status string) {
 	t.Helper()
 	svc, err := service.New(service.Options{
 		ConfigFile: s.config,
@@ -226,15 +277,11 @@ func (s *stack) startService(t testing.TB, ready bool) string {
 		}
 	})
 	at := svc.Addresses()
-	s.admins = append(s.admins, at.Admin.String())
-	if ready {
-		await(t, "rebearer to be ready", func() bool { return get(t, "http://"+at.Status.String()+"/readyz") == http.StatusOK })
-	}
-	return at.GRPC.String()
+	return at.GRPC.String(), "http://" + at.Status.String()
 }
 
 // startEnvoy runs Envoy with what `rebearer envoy --bootstrap` prints.
-func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []string, backend string, h2 bool) {
+func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []string, backend string) {
 	t.Helper()
 	cfg, err := config.Load(s.config)
 	if err != nil {
@@ -243,11 +290,8 @@ func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []str
 	for _, a := range rebearer {
 		cfg.Envoy.Addresses = append(cfg.Envoy.Addresses, config.Address(a))
 	}
-	if h2 {
-		backend = "h2c://" + backend
-	}
 	bootstrap, err := envoyFlags{
-		bootstrap: true, listen: "127.0.0.1:0", admin: "127.0.0.1:0", backends: []string{"default=" + backend},
+		bootstrap: true, listen: anyPort, admin: anyPort, backends: []string{"default=" + backend},
 	}.render(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -260,9 +304,15 @@ func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []str
 // takes too long.
 func await(t testing.TB, what string, there func() bool) {
 	t.Helper()
+	awaitFor(t, time.Minute, what, there)
+}
+
+// awaitFor is await for what may take longer.
+func awaitFor(t testing.TB, patience time.Duration, what string, there func() bool) {
+	t.Helper()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(time.Minute)
+	deadline := time.After(patience)
 	for !there() {
 		select {
 		case <-ticker.C:
@@ -272,42 +322,31 @@ func await(t testing.TB, what string, there func() bool) {
 	}
 }
 
-// get returns the status of a GET, or 0.
-func get(t testing.TB, url string) int {
+// restart restarts the backend's provider: every token is void.
+func (s *stack) restart(t testing.TB) {
 	t.Helper()
-	response, err := http.Get(url) //nolint:gosec // a test's own server
-	if err != nil {
-		return 0
+	if err := s.backend.Restart(); err != nil {
+		t.Error(err)
 	}
-	_ = response.Body.Close()
-	return response.StatusCode
 }
 
-// send sends requests through Envoy until ctx ends.
-func (s *stack) send(ctx context.Context, t testing.TB, cfg load.Config) load.Result {
-	t.Helper()
-	if cfg.URL == "" {
-		cfg.URL = s.url + "/"
-	}
-	cfg.Token = func(context.Context) (string, error) { return s.token, nil }
-	g, err := load.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g.Run(ctx)
-}
-
-// restarts lets the backend's provider restart n times, every so often, and
-// returns after the same time once more.
+// restarts restarts it n times, every so often, and returns after the same time
+// once more.
 func (s *stack) restarts(t testing.TB, n int, every time.Duration) {
 	t.Helper()
 	for range n {
 		<-time.After(every)
-		if err := s.backend.Restart(); err != nil {
-			t.Error(err)
-		}
+		s.restart(t)
 	}
 	<-time.After(every)
+}
+
+// setDown takes a provider down or up again.
+func setDown(t testing.TB, port *endpoint.Server, down bool) {
+	t.Helper()
+	if err := port.SetDown(down); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // checkLogs fails the test if a log holds any of the secrets in use.
@@ -341,7 +380,7 @@ func newest() envoytest.Binary { return envoytest.Binaries()[0] }
 // freeAddress returns a loopback address that nothing listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ the configuration file, or from the flags. No command ever shows a token.`,
   rebearer tokens flush orders
   rebearer tokens list --admin 127.0.0.1:9002 --admin-token-file /run/secrets/admin`,
 		Args: cobra.NoArgs,
+		RunE: showHelp,
 	}
 	c.PersistentFlags().StringVar(&r.address, "admin", "", "`host:port` of the admin API (default: server.admin.address of the configuration)")
 	c.PersistentFlags().StringVar(&r.tokenFile, "admin-token-file", "", "`file` of the admin token (default: server.admin.token_file of the configuration)")
