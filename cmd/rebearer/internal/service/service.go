@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -146,8 +148,7 @@ func (s *Service) listen(cfg config.Server) error {
 		{"server.status", &s.status, cfg.Status.Address},
 		{"server.admin", &s.admin, cfg.Admin.Address},
 	} {
-		network, address := l.address.Network()
-		made, err := net.Listen(network, address) //nolint:noctx // listening does not block
+		made, err := listen(l.address)
 		if err != nil {
 			s.closeListeners()
 			return fmt.Errorf("%s: %w", l.name, err)
@@ -156,6 +157,27 @@ func (s *Service) listen(cfg config.Server) error {
 		s.opts.Logger.Info("listening", slog.String("listener", l.name), slog.String("address", made.Addr().String()))
 	}
 	return nil
+}
+
+// listen opens one listener. A socket that a killed process left behind is
+// replaced; one that somebody still answers on is not.
+func listen(at config.Address) (net.Listener, error) {
+	network, address := at.Network()
+	made, err := net.Listen(network, address) //nolint:noctx // listening does not block
+	if network != "unix" || !errors.Is(err, syscall.EADDRINUSE) {
+		return made, err
+	}
+	conn, dialErr := net.Dial(network, address) //nolint:noctx // a socket of this machine
+	if dialErr == nil {
+		_ = conn.Close()
+	}
+	if !errors.Is(dialErr, syscall.ECONNREFUSED) {
+		return nil, err
+	}
+	if err := os.Remove(address); err != nil {
+		return nil, err
+	}
+	return net.Listen(network, address) //nolint:noctx // listening does not block
 }
 
 func (s *Service) closeListeners() {
