@@ -40,7 +40,7 @@ test-unit: ## run the tests that need nothing real, with the race detector
 	go test -race -short ./...
 
 test-e2e: envoy oidc-provider ## run the tests against real Envoys and a real provider
-	$(REAL) go test -count=1 -timeout 20m ./cmd/rebearer/... ./envoy/...
+	$(REAL) go test -count=1 -timeout 20m ./cmd/rebearer ./envoy/... ./examples/... ./cmd/rebearer/internal/envoyproc
 
 test-keycloak: envoy $(KEYCLOAK)/bin/kc.sh ## run the tests against a real Keycloak: slow, needs Java 17 and Maven
 	$(REAL) REBEARER_KEYCLOAK=$(KEYCLOAK) go test -count=1 -timeout 30m -run Keycloak -v ./cmd/rebearer
