@@ -37,10 +37,10 @@ run: build ## play the demo: make run ARGS="--duration 20s"
 test: lint test-unit test-e2e ## lint, and run every test with real Envoys and a real provider
 
 test-unit: ## run the tests that need nothing real, with the race detector
-	go test -race -short ./...
+	REBEARER_REQUIRE_REAL= go test -race -short ./...
 
 test-e2e: envoy oidc-provider ## run the tests against real Envoys and a real provider
-	$(REAL) go test -count=1 -timeout 20m ./cmd/rebearer ./envoy/... ./examples/... ./cmd/rebearer/internal/envoyproc
+	$(REAL) go test -count=1 -timeout 20m ./cmd/rebearer ./envoy/... ./examples/... ./cmd/rebearer/internal/demo ./cmd/rebearer/internal/envoyproc
 
 test-keycloak: envoy $(KEYCLOAK)/bin/kc.sh ## run the tests against a real Keycloak: slow, needs Java 17 and Maven
 	$(REAL) REBEARER_KEYCLOAK=$(KEYCLOAK) go test -count=1 -timeout 30m -run Keycloak -v ./cmd/rebearer
