@@ -3,7 +3,6 @@ package oauth
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
 	"maps"
@@ -23,19 +22,6 @@ import (
 // maxTokenBytes bounds a backend token: it must fit into a request header
 // beside the others.
 const maxTokenBytes = 8 << 10
-
-// AuthMethod is how a client shows its secret to the token endpoint, by its
-// registered name (RFC 7591 section 2).
-type AuthMethod string
-
-// The methods that are supported. rebearer never tries one after the other: a
-// wrong guess counts as a failed login at some providers.
-const (
-	// ClientSecretBasic sends the secret in the Authorization header.
-	ClientSecretBasic AuthMethod = "client_secret_basic"
-	// ClientSecretPost sends the secret in the body.
-	ClientSecretPost AuthMethod = "client_secret_post"
-)
 
 // ClientConfig says who asks for a token, and for which.
 type ClientConfig struct {
@@ -75,12 +61,14 @@ type Key [sha256.Size]byte
 
 // NewClientCredentials checks cfg. It asks the provider nothing.
 func NewClientCredentials(provider *Provider, cfg ClientConfig) (*ClientCredentials, error) {
-	if cfg.AuthMethod == "" {
-		cfg.AuthMethod = ClientSecretBasic
+	client, err := cfg.client().validate()
+	if err == nil {
+		err = cfg.validate()
 	}
-	if err := cfg.validate(); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("client %q: %w", cfg.ID, err)
 	}
+	cfg.AuthMethod = client.AuthMethod
 	c := &ClientCredentials{provider: provider, cfg: cfg, style: oauth2.AuthStyleInHeader, params: url.Values{}}
 	if cfg.AuthMethod == ClientSecretPost {
 		c.style = oauth2.AuthStyleInParams
@@ -97,17 +85,14 @@ func NewClientCredentials(provider *Provider, cfg ClientConfig) (*ClientCredenti
 	return c, nil
 }
 
-// validate reports what would make every token request fail, or go astray.
+// client returns who asks.
+func (c ClientConfig) client() Client {
+	return Client{ID: c.ID, Secret: c.Secret, AuthMethod: c.AuthMethod}
+}
+
+// validate reports what would make every token request of a good client fail,
+// or go astray.
 func (c ClientConfig) validate() error {
-	if c.ID == "" {
-		return errors.New("no client id")
-	}
-	if c.Secret == nil {
-		return errors.New("no secret")
-	}
-	if c.AuthMethod != ClientSecretBasic && c.AuthMethod != ClientSecretPost {
-		return fmt.Errorf("unknown auth method %q", c.AuthMethod)
-	}
 	for _, scope := range c.Scopes {
 		if !isScope(scope) {
 			return fmt.Errorf("scope %q is not one scope (RFC 6749 section 3.3)", scope)
@@ -162,9 +147,9 @@ func (c *ClientCredentials) Grant(ctx context.Context) (tokens.Grant, error) {
 	if err != nil {
 		return tokens.Grant{}, err
 	}
-	secret, err := c.cfg.Secret()
+	secret, err := c.cfg.client().secret()
 	if err != nil {
-		return tokens.Grant{}, fmt.Errorf("client %q: secret: %w", c.cfg.ID, err)
+		return tokens.Grant{}, err
 	}
 	request := clientcredentials.Config{
 		ClientID:       c.cfg.ID,

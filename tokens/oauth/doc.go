@@ -1,10 +1,12 @@
-// Package oauth gets backend tokens from providers (authorization servers).
+// Package oauth gets backend tokens from providers (authorization servers), and
+// asks them about tokens.
 //
 // A [Provider] is an authorization server as configured: where its endpoints
 // are, how its certificate is verified and how long an answer may take.
 // [ClientCredentials] asks one for tokens and implements
-// [github.com/rebearer/rebearer/tokens.Source]. Nothing here caches a token:
-// that is the job of package tokens.
+// [github.com/rebearer/rebearer/tokens.Source]; an [Introspector] asks one about
+// a token. Nothing here caches a token, or what is said about one: that is the
+// job of packages tokens and caller.
 //
 // # What a provider may not do
 //
@@ -17,8 +19,8 @@
 // # What is never in an error
 //
 // Secrets, tokens, error_description and the bodies of answers. An error names
-// the endpoint's address, the status, and the code of RFC 6749 section 5.2 when
-// it is one of those listed there.
+// the endpoint's address, the status, and the error code when it is one of RFC
+// 6749 section 5.2 or another that is known.
 //
 // # Providers that are down
 //

@@ -18,3 +18,6 @@ func NewProviderForTest(issuer string, answer func(*http.Request) (*http.Respons
 	p.metadata = &discovery{fetch: p.discover, timeout: 5 * time.Second}
 	return p
 }
+
+// ReadIntrospection is readIntrospection, for the fuzz target.
+func ReadIntrospection(body []byte) (Introspection, error) { return readIntrospection(body) }

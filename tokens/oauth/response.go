@@ -24,11 +24,12 @@ var (
 // maxRetryAfter caps what a provider may ask us to wait.
 const maxRetryAfter = 5 * time.Minute
 
-// ResponseError is a token endpoint's refusal.
+// ResponseError is the refusal of a token or introspection endpoint.
 type ResponseError struct {
 	// Status is the HTTP status.
 	Status int
-	// Code is the error code, if it is one of RFC 6749 section 5.2.
+	// Code is the error code, if it is one that is known: those of RFC 6749
+	// section 5.2, invalid_target and unsupported_token_type.
 	Code string
 
 	retryAfter time.Duration
@@ -59,22 +60,20 @@ func tokenError(err error) error {
 	case errors.As(err, &permanent), errors.Is(err, errExpiresIn):
 		return err
 	case errors.As(err, &refused):
-		return refusal(refused)
+		return refusal(&ResponseError{
+			Status: refused.Response.StatusCode, Code: knownCode(refused.ErrorCode),
+			retryAfter: retryAfter(refused.Response.Header, time.Now()),
+		})
 	case errors.As(err, &exchange):
 		return exchangeError(exchange)
 	}
 	return errNotAnAnswer
 }
 
-// refusal reads an answer that is not a success. It is permanent when the
-// provider understood the request and refused it, and when it sends us
-// elsewhere: credentials are not sent twice.
-func refusal(refused *oauth2.RetrieveError) error {
-	response := &ResponseError{
-		Status:     refused.Response.StatusCode,
-		Code:       knownCode(refused.ErrorCode),
-		retryAfter: retryAfter(refused.Response.Header, time.Now()),
-	}
+// refusal says whether an answer that is not a success is permanent: it is when
+// the provider understood the request and refused it, and when it sends us
+// elsewhere, since credentials are not sent twice.
+func refusal(response *ResponseError) error {
 	switch status := response.Status; {
 	case status >= 300 && status < 400:
 		return &tokens.PermanentError{Err: fmt.Errorf("redirects are not followed: %w", response)}
