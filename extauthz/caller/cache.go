@@ -3,28 +3,41 @@ package caller
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// verified is a token that was found good.
+// verified is a token that was found good. All but cleared stays as it is.
 type verified struct {
 	sum      [sha256.Size]byte // of the whole token
 	who      Identity
 	validity validity
-	signedBy [32]byte // the thumbprint of the key
+	marks    marks
+
+	signedBy [32]byte  // the thumbprint of the key, for a JWT
+	renew    time.Time // when the provider must be asked again, otherwise
+
+	claimBytes int           // the length of the claims in who, as they were sent
+	cleared    atomic.Uint64 // the generation of the revocations that do not cover it
 }
 
-// entryBytes is about what an entry takes beside its texts: itself, and what
-// ristretto and the allocator add.
-const entryBytes = 512
+const (
+	// entryBytes is about what an entry takes beside its texts: itself, and
+	// what ristretto and the allocator add.
+	entryBytes = 768
+	// claimFactor is about how much larger a claim gets when it is decoded: the
+	// worst are lists of short values.
+	claimFactor = 16
+)
 
 // cost is about how many bytes an entry takes.
 func (v *verified) cost() int64 {
-	size := entryBytes + len(v.who.Subject) + len(v.who.ClientID)
+	size := entryBytes + len(v.who.Subject) + len(v.who.ClientID) + len(v.who.JTI) + claimFactor*v.claimBytes
 	for _, scope := range v.who.Scopes {
 		size += 16 + len(scope) // and the string that points to it
 	}
@@ -40,7 +53,14 @@ type cache struct {
 	entries *ristretto.Cache[uint64, *verified]
 }
 
+// newCache returns a cache of that many bytes. Zero means 16 MiB.
 func newCache(size int64) (*cache, error) {
+	if size < 0 {
+		return nil, errors.New("cache size is negative")
+	}
+	if size == 0 {
+		size = defaultCacheBytes
+	}
 	entries, err := ristretto.NewCache(&ristretto.Config[uint64, *verified]{
 		MaxCost: size,
 		// Ten times the number of entries, as ristretto advises.

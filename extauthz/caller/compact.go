@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/rebearer/rebearer/tokens/oauth/strictjson"
 )
 
 const (
@@ -30,16 +32,16 @@ func parseCompact(text string) (compact, error) {
 	if !ok {
 		return compact{}, ErrMalformed
 	}
-	members, err := parseObject(header)
+	members, err := strictjson.Parse(header)
 	if err != nil {
-		return compact{}, err
+		return compact{}, ErrMalformed
 	}
-	algorithm, isText := members.text("alg")
+	algorithm, isText := members.Text("alg")
 	if !isText {
 		return compact{}, ErrMalformed
 	}
-	keyID, isText := members.text("kid")
-	if !isText || members.has("kid") && keyID == "" || len(keyID) > maxKeyIDBytes {
+	keyID, isText := members.Text("kid")
+	if !isText || members.Has("kid") && keyID == "" || len(keyID) > maxKeyIDBytes {
 		return compact{}, ErrMalformed
 	}
 	if err := checkKind(members); err != nil {
@@ -52,15 +54,15 @@ func parseCompact(text string) (compact, error) {
 
 // checkKind accepts JWTs that may be access tokens (RFC 9068 section 4, RFC
 // 8725 section 3.11) and asks for nothing that we do not do.
-func checkKind(header object) error {
-	kind, isText := header.text("typ")
+func checkKind(header strictjson.Object) error {
+	kind, isText := header.Text("typ")
 	if !isText {
 		return ErrMalformed
 	}
 	switch strings.ToLower(kind) {
 	case "jwt", "at+jwt", "application/at+jwt":
 	case "":
-		if header.has("typ") {
+		if header.Has("typ") {
 			return ErrType
 		}
 	default:
@@ -68,7 +70,7 @@ func checkKind(header object) error {
 	}
 	// We understand no critical extension; b64 and zip change what is signed or
 	// read, with crit or without.
-	if header.has("crit") || header.has("b64") || header.has("zip") {
+	if header.Has("crit") || header.Has("b64") || header.Has("zip") {
 		return ErrType
 	}
 	return nil
@@ -104,7 +106,13 @@ func notBase64URL(r rune) bool {
 }
 
 // claims parses the payload, verified or not.
-func (c compact) claims() (object, error) { return parseObject(c.payload) }
+func (c compact) claims() (strictjson.Object, error) {
+	members, err := strictjson.Parse(c.payload)
+	if err != nil {
+		return nil, ErrMalformed
+	}
+	return members, nil
+}
 
 // signedBy returns the first of the keys that signed the token, if any did.
 func (c compact) signedBy(keys []*key) *key {

@@ -5,9 +5,19 @@ import (
 	"time"
 )
 
-// Reason says why a token was refused. There are as many as there are errors
-// below, so a reason may label a metric.
+// Reason says why a token was refused, or could not be judged. There are as many
+// as there are errors and reasons below, so a reason may label a metric.
 type Reason string
+
+// Why a token could not be judged.
+const (
+	// ReasonKeys: the keys of its issuer cannot be had.
+	ReasonKeys Reason = "caller_keys_unavailable"
+	// ReasonIntrospection: its provider gives no answer that could be used.
+	ReasonIntrospection Reason = "caller_introspection_unavailable"
+	// ReasonLimited: its provider would be asked about too many unknown tokens.
+	ReasonLimited Reason = "caller_introspection_limited"
+)
 
 // InvalidError refuses a token: the caller must bring another one. The errors
 // of this type are those below, to be compared with [errors.Is].
@@ -25,8 +35,8 @@ func (e *InvalidError) Error() string { return e.Description + " (" + string(e.R
 // Undisclosed is the description of tokens whose reason is not told.
 const Undisclosed = "token invalid"
 
-// Refusals before the signature is known to be good, and of tokens that no
-// honest issuer makes.
+// Refusals before the signature is known to be good, of tokens that the provider
+// does not call active, and of tokens that no honest issuer makes.
 var (
 	// ErrMalformed: not a JWT in compact form, too long, or not strict.
 	ErrMalformed = &InvalidError{"token_malformed", Undisclosed}
@@ -40,8 +50,12 @@ var (
 	ErrKey = &InvalidError{"token_key", Undisclosed}
 	// ErrSignature: not signed by the key that it names.
 	ErrSignature = &InvalidError{"token_signature", Undisclosed}
-	// ErrClaims: a claim is missing or of the wrong type.
+	// ErrClaims: a claim is missing, of the wrong type, or contradicts what the
+	// provider says.
 	ErrClaims = &InvalidError{"token_claims", Undisclosed}
+	// ErrInactive: the provider says that the token is not active: expired,
+	// revoked or none of its own.
+	ErrInactive = &InvalidError{"token_inactive", Undisclosed}
 )
 
 // Refusals of genuine tokens.
@@ -54,11 +68,15 @@ var (
 	ErrAudience = &InvalidError{"token_audience", "token is for another audience"}
 	// ErrBound: bound to a key that the caller would have to show.
 	ErrBound = &InvalidError{"token_bound", "token is bound to a key"}
+	// ErrRevoked: one of the [Revocations] covers it.
+	ErrRevoked = &InvalidError{"token_revoked", "token revoked"}
 )
 
-// UnavailableError says that a token could not be judged, because the keys of
-// its issuer cannot be had now. It is not the caller's fault.
+// UnavailableError says that a token could not be judged, because of trouble of
+// ours or of its provider. It is not the caller's fault.
 type UnavailableError struct {
+	// Reason is for our own logs and metrics.
+	Reason Reason
 	// RetryAfter is when asking again may help; zero means soon.
 	RetryAfter time.Duration
 	// Err is the cause. It holds no token.

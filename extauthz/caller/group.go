@@ -4,66 +4,114 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"slices"
 	"time"
 )
 
 // Group verifies tokens of several issuers. It is safe for concurrent use and
 // does not own its verifiers: whoever made them closes them.
+//
+// A JWT goes to those who verify the signatures of the issuer that it names, or
+// else to an [Opaque] of that issuer, and to nobody else: a token is not shown to
+// a stranger who could use it. What names no issuer goes to the Opaques, in
+// their order, until one of their providers knows it.
 type Group struct {
-	verifiers []*JWT
+	members []member
+}
+
+// member is a verifier within a group.
+type member struct {
+	steps
+
+	issuer string
+	signed bool // it verifies JWTs only
 }
 
 // NewGroup returns a group of at least one verifier. Several may have the same
 // issuer, with different audiences say: a token needs to satisfy one of them.
-func NewGroup(verifiers ...*JWT) (*Group, error) {
+func NewGroup(verifiers ...Verifier) (*Group, error) {
 	if len(verifiers) == 0 {
 		return nil, errors.New("no verifier of callers' tokens")
 	}
-	return &Group{verifiers: slices.Clone(verifiers)}, nil
+	g := &Group{}
+	for _, v := range verifiers {
+		g.members = append(g.members, v.member())
+	}
+	return g, nil
 }
 
-// Verify returns who sent a token. It behaves as [JWT.Verify] of the verifier
-// for the token's issuer; a token of any other issuer is invalid.
+// Verify returns who sent a token. It behaves as the Verify of the verifiers
+// that the token goes to. A token that some of them refuse while another cannot
+// judge it may still be good: the error is an [*UnavailableError] then.
 func (g *Group) Verify(ctx context.Context, token string) (Identity, error) {
-	if len(g.verifiers) == 1 {
-		return g.verifiers[0].Verify(ctx, token)
+	if len(g.members) == 1 {
+		return verify(ctx, g.members[0].steps, token)
 	}
-	if len(token) > maxTokenBytes {
-		return Identity{}, ErrMalformed
-	}
-	now, sum := time.Now(), sha256.Sum256([]byte(token))
-	for _, v := range g.verifiers {
-		if who, ok := v.remembered(ctx, sum, now); ok {
-			return who, nil
+	return verify(ctx, g, token)
+}
+
+// recall returns what the first member knows that knows the token.
+func (g *Group) recall(ctx context.Context, sum [sha256.Size]byte, now time.Time) (Identity, bool, error) {
+	for i := range g.members {
+		if who, known, err := g.members[i].recall(ctx, sum, now); known {
+			return who, true, err
 		}
 	}
-	parsed, err := parseCompact(token)
-	if err != nil {
-		return Identity{}, err
-	}
-	// The issuer is not verified yet. It only says whose keys to try, and the
-	// verifier compares it again once the signature is known to be good.
-	members, err := parsed.claims()
-	if err != nil {
-		return Identity{}, err
-	}
-	issuer, ok := members.text("iss")
-	if !ok {
-		return Identity{}, ErrIssuer
-	}
-	refusal := error(ErrIssuer)
-	for _, v := range g.verifiers {
-		if v.issuer != issuer {
+	return Identity{}, false, nil
+}
+
+// judge has the token judged by those whom it concerns.
+func (g *Group) judge(ctx context.Context, p *presented) (Identity, error) {
+	issuer := p.issuer()
+	return g.judgeFor(ctx, p, issuer, g.verifiesSignatures(issuer))
+}
+
+// judgeFor has the token judged by the members of an issuer, or of all issuers if
+// it is empty.
+func (g *Group) judgeFor(ctx context.Context, p *presented, issuer string, signed bool) (Identity, error) {
+	var refusal error
+	for _, m := range g.members {
+		if m.signed != signed || issuer != "" && m.issuer != issuer {
 			continue
 		}
-		who, err := v.verify(ctx, parsed, sum, now)
+		who, err := m.judge(ctx, p)
 		if err == nil {
 			return who, nil
 		}
+		if issuer == "" && recognised(err) {
+			return g.judgeFor(ctx, p, m.issuer, signed)
+		}
 		refusal = moreTelling(refusal, err)
 	}
+	if refusal == nil {
+		return Identity{}, g.unconcerned(p)
+	}
 	return Identity{}, refusal
+}
+
+// verifiesSignatures reports whether tokens that name issuer go to those
+// members who verify signatures.
+func (g *Group) verifiesSignatures(issuer string) bool {
+	for _, m := range g.members {
+		if m.signed && m.issuer == issuer {
+			return true
+		}
+	}
+	return false
+}
+
+// unconcerned is the refusal of a token that no member is there for.
+func (g *Group) unconcerned(p *presented) error {
+	if _, err := p.compact(); err != nil {
+		return err
+	}
+	return ErrIssuer
+}
+
+// recognised reports whether a provider that was asked refuses a token as one of
+// its own. Nobody else needs to see it then, or could say more about it.
+func recognised(err error) bool {
+	var invalid *InvalidError
+	return errors.As(err, &invalid) && !errors.Is(err, ErrInactive) && !errors.Is(err, ErrIssuer) && !errors.Is(err, ErrMalformed)
 }
 
 // moreTelling chooses the answer for a token that no verifier of its issuer
@@ -72,7 +120,9 @@ func (g *Group) Verify(ctx context.Context, token string) (Identity, error) {
 func moreTelling(a, b error) error {
 	var unavailable *UnavailableError
 	switch {
-	case errors.As(a, &unavailable), errors.Is(b, ErrAudience) && !errors.Is(a, ErrIssuer):
+	case a == nil, errors.As(b, &unavailable):
+		return b
+	case errors.As(a, &unavailable), errors.Is(b, ErrAudience), errors.Is(b, ErrInactive):
 		return a
 	}
 	return b

@@ -6,15 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-)
-
-const (
-	maxClockSkew      = 5 * time.Minute
-	defaultCacheBytes = 16 << 20
 )
 
 // JWTConfig says which tokens a [JWT] accepts.
@@ -27,22 +21,29 @@ type JWTConfig struct {
 	// Algorithms are the accepted values of alg. Empty means all asymmetric
 	// ones that are supported: RS, PS and ES with 256, 384 and 512, and EdDSA.
 	Algorithms []string
+	// Required are the claims that a token must have besides iss, aud and exp,
+	// whatever their values; null is none.
+	Required []string
+	// Claims are those that an identity carries, 32 at most.
+	Claims []string
 	// ClockSkew is how far our clock and the issuer's may be apart, 5 minutes
 	// at most. Zero means not at all.
 	ClockSkew time.Duration
 	// CacheBytes bounds the memory for verified tokens. Zero means 16 MiB.
 	CacheBytes int64
+	// Revocations are looked at for every token. Nil means that there are none.
+	Revocations *Revocations
 }
 
 // JWT verifies the tokens of one issuer. It is safe for concurrent use and must
 // be closed.
 type JWT struct {
+	terms
+
 	keys       *KeySet
-	issuer     string
-	audiences  []string
 	algorithms []jose.SignatureAlgorithm
-	skew       time.Duration
 	cache      *cache
+	regulars   regulars
 }
 
 // NewJWT returns a verifier for the tokens that cfg describes, signed by one of
@@ -52,33 +53,28 @@ func NewJWT(keys *KeySet, cfg JWTConfig) (*JWT, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tokens of issuer %q: %w", cfg.Issuer, err)
 	}
-	size := cfg.CacheBytes
-	if size == 0 {
-		size = defaultCacheBytes
-	}
-	verified, err := newCache(size)
+	verified, err := newCache(cfg.CacheBytes)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("tokens of issuer %q: %w", cfg.Issuer, err)
 	}
-	return &JWT{
-		keys: keys, issuer: cfg.Issuer, audiences: slices.Clone(cfg.Audiences),
-		algorithms: algorithms, skew: cfg.ClockSkew, cache: verified,
-	}, nil
+	return &JWT{terms: cfg.terms(), keys: keys, algorithms: algorithms, cache: verified}, nil
+}
+
+func (c JWTConfig) terms() terms {
+	return terms{
+		issuer: c.Issuer, audiences: slices.Clone(c.Audiences), required: slices.Clone(c.Required),
+		kept: slices.Clone(c.Claims), skew: c.ClockSkew, revocations: c.Revocations,
+	}
 }
 
 // validate returns the algorithms, or what makes the configuration unsafe.
 func (c JWTConfig) validate() ([]jose.SignatureAlgorithm, error) {
-	if c.Issuer == "" {
-		return nil, errors.New("no issuer")
+	asked := c.terms()
+	if err := asked.validate(); err != nil {
+		return nil, err
 	}
-	if len(c.Audiences) == 0 || slices.Contains(c.Audiences, "") {
-		return nil, errors.New("no audience, or an empty one")
-	}
-	if c.ClockSkew < 0 || c.ClockSkew > maxClockSkew {
-		return nil, fmt.Errorf("clock skew %v is not within 0 and %v", c.ClockSkew, maxClockSkew)
-	}
-	if c.CacheBytes < 0 {
-		return nil, errors.New("cache size is negative")
+	if len(c.Audiences) == 0 {
+		return nil, errors.New("no audience")
 	}
 	supported := []jose.SignatureAlgorithm{
 		jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
@@ -98,76 +94,82 @@ func (c JWTConfig) validate() ([]jose.SignatureAlgorithm, error) {
 	return allowed, nil
 }
 
-// Close forgets the verified tokens and ends the cache that held them. A Verify
-// that runs meanwhile or follows is merely slower.
+// Close implements [Verifier].
 func (v *JWT) Close() { v.cache.close() }
 
 // Issuer returns the issuer whose tokens are verified.
 func (v *JWT) Issuer() string { return v.issuer }
 
-// Verify returns who sent a token. It blocks only while keys are being fetched,
-// until ctx ends at most. Its error is an [*InvalidError] or an
-// [*UnavailableError].
+// Verify implements [Verifier]. It blocks only while keys are being fetched.
 func (v *JWT) Verify(ctx context.Context, token string) (Identity, error) {
-	if len(token) > maxTokenBytes {
-		return Identity{}, ErrMalformed
+	return verify(ctx, v, token)
+}
+
+func (v *JWT) member() member { return member{steps: v, issuer: v.issuer, signed: true} }
+
+// known returns the token with that SHA-256 if it was verified before and still
+// is good, and nil otherwise.
+func (v *JWT) known(ctx context.Context, sum [sha256.Size]byte, now time.Time) *verified {
+	hit := v.cache.get(sum)
+	if hit == nil {
+		return nil
 	}
-	now, sum := time.Now(), sha256.Sum256([]byte(token))
-	if who, ok := v.remembered(ctx, sum, now); ok {
-		return who, nil
+	if current := v.keys.usable(ctx); current == nil || !current.has(hit.signedBy) {
+		return nil
 	}
-	parsed, err := parseCompact(token)
+	if v.checkTimes(hit.validity, now) != nil {
+		return nil
+	}
+	return hit
+}
+
+// recall knows a token that was verified before and still is good, or has been
+// revoked.
+func (v *JWT) recall(ctx context.Context, sum [sha256.Size]byte, now time.Time) (Identity, bool, error) {
+	hit := v.known(ctx, sum, now)
+	if hit == nil {
+		return Identity{}, false, nil
+	}
+	who, err := v.settle(hit, now)
+	return who, true, err
+}
+
+// judge verifies the token.
+func (v *JWT) judge(ctx context.Context, p *presented) (Identity, error) {
+	found, err := v.check(ctx, p)
 	if err != nil {
 		return Identity{}, err
 	}
-	return v.verify(ctx, parsed, sum, now)
+	return v.settle(found, p.now)
 }
 
-// remembered returns who sent a token that was verified before and still is
-// good.
-func (v *JWT) remembered(ctx context.Context, sum [sha256.Size]byte, now time.Time) (Identity, bool) {
-	hit := v.cache.get(sum)
-	if hit == nil {
-		return Identity{}, false
+// check does all that needs no revocations, and remembers a token that is good.
+func (v *JWT) check(ctx context.Context, p *presented) (*verified, error) {
+	parsed, err := p.compact()
+	if err != nil {
+		return nil, err
 	}
-	if current := v.keys.usable(ctx); current == nil || !current.has(hit.signedBy) {
-		return Identity{}, false
-	}
-	if v.checkTimes(hit.validity, now) != nil {
-		return Identity{}, false
-	}
-	return hit.who, true
-}
-
-// verify does the checks that need a key, and remembers the outcome if it is
-// good.
-func (v *JWT) verify(ctx context.Context, parsed compact, sum [sha256.Size]byte, now time.Time) (Identity, error) {
 	if !slices.Contains(v.algorithms, parsed.algorithm) {
-		return Identity{}, ErrAlgorithm
+		return nil, ErrAlgorithm
 	}
 	signer, err := v.signer(ctx, parsed)
 	if err != nil {
-		return Identity{}, err
+		return nil, err
 	}
-	members, err := parsed.claims()
+	found, err := v.read(parsed, p.now)
 	if err != nil {
-		return Identity{}, err
+		return nil, err
 	}
-	times, err := readValidity(members)
-	if err != nil {
-		return Identity{}, err
-	}
-	who, err := v.accept(members, times, now)
-	if err != nil {
-		return Identity{}, err
-	}
-	v.cache.add(&verified{sum: sum, who: who, validity: times, signedBy: signer.thumbprint}, times.expires.Add(v.skew).Sub(now))
-	return who, nil
+	found.sum, found.signedBy = p.sum, signer.thumbprint
+	v.regulars.add(found.who.fingerprint)
+	v.cache.add(found, found.validity.expires.Add(v.skew).Sub(p.now))
+	return found, nil
 }
 
 // signer returns the key that signed the token.
 func (v *JWT) signer(ctx context.Context, parsed compact) (*key, error) {
-	candidates, err := v.keys.find(ctx, parsed.keyID, parsed.algorithm)
+	namesRegular := func() bool { return v.namesRegular(parsed) }
+	candidates, err := v.keys.find(ctx, parsed.keyID, parsed.algorithm, namesRegular)
 	if err != nil {
 		return nil, err
 	}
@@ -182,75 +184,33 @@ func (v *JWT) signer(ctx context.Context, parsed compact) (*key, error) {
 	return nil, ErrSignature
 }
 
-// validity is when a token is good.
-type validity struct {
-	expires   time.Time
-	notBefore time.Time // the later of nbf and iat; zero if it has neither
+// namesRegular reports whether a token, of which nothing is verified, names a
+// caller that is known.
+func (v *JWT) namesRegular(parsed compact) bool {
+	members, err := parsed.claims()
+	if err != nil {
+		return false
+	}
+	said, ok := readClaims(members)
+	return ok && v.regulars.has(identify(said.issuer, said.subject, said.clientID))
 }
 
-// readValidity reads exp, which must be there, nbf and iat.
-func readValidity(members object) (validity, error) {
-	expires, okExpires := members.date("exp")
-	notBefore, okNotBefore := members.date("nbf")
-	issued, okIssued := members.date("iat")
-	if !okExpires || !okNotBefore || !okIssued || expires.IsZero() {
-		return validity{}, ErrClaims
+// read checks the claims of a token that the issuer signed.
+func (v *JWT) read(parsed compact, now time.Time) (*verified, error) {
+	members, err := parsed.claims()
+	if err != nil {
+		return nil, err
 	}
-	if issued.After(notBefore) {
-		notBefore = issued
+	said, ok := readClaims(members)
+	if !ok || said.validity.expires.IsZero() {
+		return nil, ErrClaims
 	}
-	return validity{expires: expires, notBefore: notBefore}, nil
-}
-
-// checkTimes reports whether a token is good now.
-func (v *JWT) checkTimes(times validity, now time.Time) error {
-	if !now.Before(times.expires.Add(v.skew)) {
-		return ErrExpired
+	found, err := v.accept(said)
+	if err != nil {
+		return nil, err
 	}
-	if now.Before(times.notBefore.Add(-v.skew)) {
-		return ErrNotYetValid
+	if !found.who.named() {
+		return nil, ErrClaims
 	}
-	return nil
-}
-
-// accept checks the claims of a token that the issuer signed.
-func (v *JWT) accept(members object, times validity, now time.Time) (Identity, error) {
-	if issuer, ok := members.text("iss"); !ok || issuer != v.issuer {
-		return Identity{}, ErrIssuer
-	}
-	if err := v.checkTimes(times, now); err != nil {
-		return Identity{}, err
-	}
-	audiences, ok := members.texts("aud")
-	if !ok {
-		return Identity{}, ErrClaims
-	}
-	if !slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(v.audiences, a) }) {
-		return Identity{}, ErrAudience
-	}
-	if members.has("cnf") { // RFC 7800: the caller would have to prove a key
-		return Identity{}, ErrBound
-	}
-	return v.identity(members, times)
-}
-
-// identity reads who the caller is.
-func (v *JWT) identity(members object, times validity) (Identity, error) {
-	subject, okSubject := members.text("sub")
-	clientID, okClientID := members.text("client_id")
-	if !members.has("client_id") {
-		clientID, okClientID = members.text("azp")
-	}
-	scopes, okScopes := members.texts("scope")
-	if !members.has("scope") {
-		scopes, okScopes = members.texts("scp")
-	}
-	if !okSubject || !okClientID || !okScopes || subject == "" && clientID == "" || !isName(subject) || !isName(clientID) {
-		return Identity{}, ErrClaims
-	}
-	return Identity{
-		Issuer: v.issuer, Subject: subject, ClientID: clientID,
-		Scopes:  strings.Fields(strings.Join(scopes, " ")),
-		Expires: times.expires, fingerprint: identify(v.issuer, subject, clientID),
-	}, nil
+	return found, v.checkTimes(found.validity, now)
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/rebearer/rebearer/tokens/oauth/strictjson"
 )
 
 const (
@@ -42,7 +44,7 @@ type keys struct {
 // parseKeys reads a JSON Web Key Set (RFC 7517 section 5). Keys that cannot be
 // used are left out, as that section asks.
 func parseKeys(text []byte) (*keys, error) {
-	members, err := parseObject(text)
+	members, err := strictjson.Parse(text)
 	if err != nil {
 		return nil, errors.New("not a JSON object")
 	}
@@ -67,15 +69,15 @@ func parseKeys(text []byte) (*keys, error) {
 // verify signatures. A private key is not used: whoever publishes it has lost
 // it.
 func parseKey(text []byte) (*key, bool) {
-	members, err := parseObject(text)
+	members, err := strictjson.Parse(text)
 	if err != nil || !mayVerify(members) {
 		return nil, false
 	}
-	id, ok := members.text("kid")
+	id, ok := members.Text("kid")
 	if !ok {
 		return nil, false
 	}
-	pinned, ok := members.text("alg")
+	pinned, ok := members.Text("alg")
 	if !ok {
 		return nil, false
 	}
@@ -100,13 +102,13 @@ func parseKey(text []byte) (*key, bool) {
 
 // mayVerify reports whether a key's use and key_ops (RFC 7517 sections 4.2 and
 // 4.3) allow to verify signatures with it.
-func mayVerify(members object) bool {
-	use, ok := members.text("use")
-	if !ok || members.has("use") && use != "sig" {
+func mayVerify(members strictjson.Object) bool {
+	use, ok := members.Text("use")
+	if !ok || members.Has("use") && use != "sig" {
 		return false
 	}
-	operations, ok := members.texts("key_ops")
-	return ok && (!members.has("key_ops") || slices.Contains(operations, "verify"))
+	operations, ok := members.Texts("key_ops")
+	return ok && (!members.Has("key_ops") || slices.Contains(operations, "verify"))
 }
 
 // algorithmsOf returns the algorithms that fit a public key (RFC 7518 section

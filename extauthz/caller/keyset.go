@@ -45,6 +45,7 @@ const (
 	cold         cause = iota // there are none yet
 	scheduled                 // they are old
 	unknownKey                // a token names one that is not there
+	regularsKey               // the same, and the token names a caller that is known
 	badSignature              // a key may have been replaced under its kid
 	causes
 )
@@ -111,7 +112,7 @@ func (s *KeySet) usable(ctx context.Context) *keys {
 	if current == nil {
 		return nil
 	}
-	now := s.now()
+	now := s.now() // once: this is on every request
 	if now >= time.Duration(s.next[scheduled].Load()) {
 		s.fetch(ctx, scheduled)
 	}
@@ -122,31 +123,30 @@ func (s *KeySet) usable(ctx context.Context) *keys {
 }
 
 // load returns the keys, fetching them first where there are none. fresh tells
-// that they were fetched for this call.
+// that the fetch began with this call.
 func (s *KeySet) load(ctx context.Context) (current *keys, fresh bool, err error) {
 	if current := s.usable(ctx); current != nil {
 		return current, false, nil
 	}
-	if err := s.await(ctx, s.fetch(ctx, cold)); err != nil {
+	wanted, own := s.fetch(ctx, cold)
+	if err := s.await(ctx, wanted); err != nil {
 		return nil, false, err
 	}
-	return s.current.Load(), true, nil
+	return s.current.Load(), own, nil
 }
 
 // find returns the keys that may have signed a token, never none without an
-// error.
-func (s *KeySet) find(ctx context.Context, keyID string, algorithm jose.SignatureAlgorithm) ([]*key, error) {
+// error. namesRegular tells, where that matters, whether the token names a caller
+// that is known: then a flood of made-up tokens does not keep it from causing a
+// fetch.
+func (s *KeySet) find(ctx context.Context, keyID string, algorithm jose.SignatureAlgorithm, namesRegular func() bool) ([]*key, error) {
 	current, fresh, err := s.load(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found, known := current.candidates(keyID, algorithm)
 	if !known && !fresh {
-		wanted := s.fetch(ctx, unknownKey)
-		if wanted == nil {
-			return nil, s.unknown(keyID)
-		}
-		if err := s.await(ctx, wanted); err != nil {
+		if err := s.seek(ctx, keyID, namesRegular); err != nil {
 			return nil, err
 		}
 		found, known = s.current.Load().candidates(keyID, algorithm)
@@ -160,10 +160,32 @@ func (s *KeySet) find(ctx context.Context, keyID string, algorithm jose.Signatur
 	return found, nil
 }
 
+// seek fetches the keys for a token whose kid is not among them. Without an error
+// the kid is there now, or nowhere: a fetch that was under way already settles
+// nothing, since it may have read the keys before this one was there.
+func (s *KeySet) seek(ctx context.Context, keyID string, namesRegular func() bool) error {
+	for _, why := range []cause{unknownKey, regularsKey} {
+		if why == regularsKey && (!s.due(why) || !namesRegular()) {
+			break
+		}
+		wanted, own := s.fetch(ctx, why)
+		if wanted == nil {
+			continue
+		}
+		if err := s.await(ctx, wanted); err != nil {
+			return err
+		}
+		if _, known := s.current.Load().candidates(keyID, ""); known || own {
+			return nil
+		}
+	}
+	return s.unknown(keyID)
+}
+
 // findReplaced is for a token that none of the keys that were tried has signed:
 // it returns those that have come since, after a fetch if one is allowed.
 func (s *KeySet) findReplaced(ctx context.Context, c compact, tried []*key) []*key {
-	if wanted := s.fetch(ctx, badSignature); wanted != nil {
+	if wanted, _ := s.fetch(ctx, badSignature); wanted != nil {
 		_ = s.await(ctx, wanted) // the token is refused either way
 	}
 	found, _ := s.current.Load().candidates(c.keyID, c.algorithm)
@@ -171,6 +193,9 @@ func (s *KeySet) findReplaced(ctx context.Context, c compact, tried []*key) []*k
 		return slices.ContainsFunc(tried, func(t *key) bool { return t.thumbprint == k.thumbprint })
 	})
 }
+
+// due reports whether a fetch for that cause may begin.
+func (s *KeySet) due(why cause) bool { return s.now() >= time.Duration(s.next[why].Load()) }
 
 // unknown is the answer for a kid that is not there while no fetch is allowed.
 func (s *KeySet) unknown(keyID string) error {
@@ -180,7 +205,7 @@ func (s *KeySet) unknown(keyID string) error {
 		return ErrKey
 	}
 	wait := time.Duration(s.next[unknownKey].Load()) - s.now()
-	return &UnavailableError{RetryAfter: wait, Err: errors.New("its key is not known, and keys were fetched a moment ago")}
+	return &UnavailableError{Reason: ReasonKeys, RetryAfter: wait, Err: errors.New("its key is not known, and keys were fetched a moment ago")}
 }
 
 // remember notes a kid that a fetch did not find.
@@ -193,38 +218,38 @@ func (s *KeySet) remember(keyID string) {
 	s.missing[keyID] = struct{}{}
 }
 
-// fetch returns the fetch under way, or begins one if the cool-down of its
-// cause allows it, or returns nil. The cool-down is claimed before the fetch
+// fetch returns the fetch under way, or begins one of its own if the cool-down of
+// its cause allows it, or returns nil. The cool-down is claimed before the fetch
 // and independent of what comes of it.
-func (s *KeySet) fetch(ctx context.Context, why cause) *flight {
+func (s *KeySet) fetch(ctx context.Context, why cause) (wanted *flight, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flight != nil {
-		return s.flight
+		return s.flight, false
+	}
+	if !s.due(why) {
+		return nil, false
 	}
 	now := s.now()
-	if now < time.Duration(s.next[why].Load()) {
-		return nil
-	}
 	s.next[why].Store(int64(now + why.pause()))
 	s.flight = &flight{done: make(chan struct{})}
 	go s.run(context.WithoutCancel(ctx), s.flight)
-	return s.flight
+	return s.flight, true
 }
 
 // await waits for a fetch. A nil one is a fetch that was not allowed.
 func (s *KeySet) await(ctx context.Context, f *flight) error {
 	if f == nil {
-		return &UnavailableError{RetryAfter: coldPause, Err: errors.New("keys could not be fetched a moment ago")}
+		return &UnavailableError{Reason: ReasonKeys, RetryAfter: coldPause, Err: errors.New("keys could not be fetched a moment ago")}
 	}
 	select {
 	case <-f.done:
 		if f.err != nil {
-			return &UnavailableError{RetryAfter: coolDown, Err: f.err}
+			return &UnavailableError{Reason: ReasonKeys, RetryAfter: coolDown, Err: f.err}
 		}
 		return nil
 	case <-ctx.Done():
-		return &UnavailableError{RetryAfter: coldPause, Err: fmt.Errorf("keys are being fetched: %w", ctx.Err())}
+		return &UnavailableError{Reason: ReasonKeys, RetryAfter: coldPause, Err: fmt.Errorf("keys are being fetched: %w", ctx.Err())}
 	}
 }
 
