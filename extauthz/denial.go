@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,12 +31,19 @@ const (
 // Reasons that do not come from package caller.
 const (
 	reasonAllowed       = "ok"
+	reasonAnonymous     = "anonymous"
+	reasonPreflight     = "preflight"
+	reasonHost          = "host_not_served"
+	reasonClient        = "client_not_allowed"
+	reasonClaim         = "claim_missing"
+	reasonScope         = "insufficient_scope"
+	reasonUnforwardable = "claim_unforwardable"
 	reasonNoToken       = "token_missing"
 	reasonRepeated      = "authorization_repeated"
 	reasonRequest       = "request_unusable"
 	reasonIncomplete    = "request_incomplete"
 	reasonUnknownPolicy = "policy_unknown"
-	reasonKeys          = "caller_keys_unavailable"
+	reasonJudging       = "caller_unavailable"
 	reasonToken         = "backend_token_unavailable"
 	reasonDeadline      = "deadline"
 	reasonInternal      = "internal"
@@ -81,6 +89,7 @@ func denialOf(err error) denial {
 		judging *caller.UnavailableError
 		token   *tokens.UnavailableError
 		unknown unknownPolicyError
+		scope   scopeError
 	)
 	switch {
 	case errors.As(err, &invalid):
@@ -93,15 +102,27 @@ func denialOf(err error) denial {
 			reason: reasonNoToken, public: reasonNoToken, detail: "bearer token missing", challenge: `Bearer realm="rebearer"`,
 		}
 	case errors.Is(err, errRepeated):
-		return badRequest(reasonRepeated, "authorization sent more than once")
+		return badRequest(reasonRepeated, "token sent more than once")
 	case errors.Is(err, errMethod), errors.Is(err, errPath):
 		return badRequest(reasonRequest, "request cannot be authorized")
+	case errors.As(err, &scope):
+		d := forbidden(reasonScope, "token lacks a scope")
+		d.challenge = challenge(reasonScope, d.detail) + fmt.Sprintf(`, scope=%q`, scope.needed)
+		return d
+	case errors.Is(err, errClient):
+		return forbidden(reasonClient, "client is not allowed here")
+	case errors.Is(err, errClaim):
+		return forbidden(reasonClaim, "token is not allowed here")
+	case errors.Is(err, errUnforwardable):
+		return forbidden(reasonUnforwardable, "token is not allowed here")
+	case errors.Is(err, errHost):
+		return forbidden(reasonHost, "host is not served here")
 	case errors.Is(err, errIncomplete):
 		return unavailable(reasonIncomplete, time.Second)
 	case errors.As(err, &unknown):
 		return unavailable(reasonUnknownPolicy, time.Second)
 	case errors.As(err, &judging):
-		return unavailable(reasonKeys, max(judging.RetryAfter, time.Second))
+		return unavailable(cmp.Or(string(judging.Reason), reasonJudging), max(judging.RetryAfter, time.Second))
 	case errors.As(err, &token):
 		return unavailable(reasonToken, token.RetryAfter)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -120,6 +141,15 @@ func refusedToken(invalid *caller.InvalidError) denial {
 		status: http.StatusUnauthorized, code: codes.Unauthenticated, decision: decisionDeny,
 		reason: string(invalid.Reason), public: public, detail: invalid.Description,
 		challenge: challenge("invalid_token", invalid.Description),
+	}
+}
+
+// forbidden is the answer to a caller whose token is good, but not for this. It
+// has no challenge unless another token of the same caller may help.
+func forbidden(reason, detail string) denial {
+	return denial{
+		status: http.StatusForbidden, code: codes.PermissionDenied, decision: decisionDeny,
+		reason: reason, public: reason, detail: detail,
 	}
 }
 
@@ -155,32 +185,52 @@ type problem struct {
 	Reason string `json:"reason"`
 }
 
+// form is the form of a denial's body.
+type form int
+
+const (
+	problemForm form = iota // RFC 9457, for programs
+	textForm                // the message of a gRPC status, which Envoy makes of the body
+	pageForm                // for a browser that wants to show something
+)
+
+// body returns the body and its type. All texts in it are ours.
+func (d denial) body(f form) (body, kind string) {
+	title := http.StatusText(d.status)
+	switch f {
+	case textForm:
+		return d.detail, "text/plain; charset=utf-8"
+	case pageForm:
+		return fmt.Sprintf("<!doctype html>\n<html lang=\"en\"><title>%d %s</title><h1>%s</h1><p>%s (%s)</p></html>\n",
+			d.status, title, title, d.detail, d.public), "text/html; charset=utf-8"
+	case problemForm:
+	}
+	text, err := json.Marshal(problem{title, d.status, d.detail, d.public})
+	if err != nil {
+		text = nil // a struct of texts and a number: does not happen
+	}
+	return string(text), "application/problem+json"
+}
+
 // response returns the answer for Envoy. Its headers replace those of Envoy's
 // own local reply.
-func (d denial) response() *authv3.CheckResponse {
-	body, err := json.Marshal(problem{http.StatusText(d.status), d.status, d.detail, d.public})
-	if err != nil {
-		body = nil // a struct of texts and a number: does not happen
-	}
+func (d denial) response(f form) *authv3.CheckResponse {
+	body, kind := d.body(f)
 	denied := &authv3.DeniedHttpResponse{
-		Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, //nolint:gosec // one of our three statuses
-		Body:   string(body),
+		Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, //nolint:gosec // one of our four statuses
+		Body:   body,
+		Headers: []*corev3.HeaderValueOption{
+			overwrite("content-type", kind),
+			overwrite("cache-control", "no-store"),
+			overwrite("x-ext-auth-reason", d.public),
+		},
 	}
-	set := func(name, value string) {
-		denied.Headers = append(denied.Headers, &corev3.HeaderValueOption{
-			Header:       &corev3.HeaderValue{Key: name, Value: value},
-			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-		})
-	}
-	set("content-type", "application/problem+json")
-	set("cache-control", "no-store")
-	set("x-ext-auth-reason", d.public)
 	if d.challenge != "" {
-		set("www-authenticate", d.challenge)
+		denied.Headers = append(denied.Headers, overwrite("www-authenticate", d.challenge))
 	}
 	if d.decision == decisionUnavailable {
 		seconds := int(math.Ceil(max(d.retryAfter, 0).Seconds()))
-		set("retry-after", strconv.Itoa(seconds))
+		denied.Headers = append(denied.Headers, overwrite("retry-after", strconv.Itoa(seconds)))
 	}
 	return &authv3.CheckResponse{
 		Status:       &rpcstatus.Status{Code: int32(d.code), Message: d.public}, //nolint:gosec // a gRPC code

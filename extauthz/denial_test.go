@@ -41,7 +41,8 @@ func TestTroubleIsNotTheCallersFault(t *testing.T) {
 		{"empty token", good, &credential{}, "internal", "1"},
 		{"token with a line break", good, &credential{value: backendToken + "\r\nx-admin: 1"}, "internal", "1"},
 		{"token that is not UTF-8", good, &credential{value: backendToken + "\xff"}, "internal", "1"},
-		{"no keys", failing(&caller.UnavailableError{RetryAfter: 10 * time.Second, Err: errors.New("x")}), &credential{}, "caller_keys_unavailable", "10"},
+		{"no keys", failing(&caller.UnavailableError{Reason: caller.ReasonKeys, RetryAfter: 10 * time.Second, Err: errors.New("x")}), &credential{}, "caller_keys_unavailable", "10"},
+		{"a verifier that does not say why", failing(&caller.UnavailableError{Err: errors.New("x")}), &credential{}, "caller_unavailable", "1"},
 		{"unforeseen in the verifier", failing(errors.New("x")), &credential{}, "internal", "1"},
 	}
 	for _, tt := range tests {
@@ -85,4 +86,41 @@ func TestIssuerDownIs503AndRecovers(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 	})
+}
+
+// security.md B13: everybody gets what his protocol can show. Envoy makes a gRPC
+// status of a denial, and its message of the body.
+func TestFormsOfDenials(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const (
+		problem = `{"title":"Unauthorized","status":401,"detail":"bearer token missing","reason":"token_missing"}`
+		page    = "<!doctype html>\n<html lang=\"en\"><title>401 Unauthorized</title><h1>Unauthorized</h1><p>bearer token missing (token_missing)</p></html>\n"
+		text    = "bearer token missing"
+	)
+	for _, tt := range []struct{ name, contentType, accept, kind, body string }{
+		{"anybody", "", "", "application/problem+json", problem},
+		{"a program", "application/json", "application/json, */*", "application/problem+json", problem},
+		{"a browser that navigates", "", "text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8", page},
+		{"a browser's fetch", "text/plain", "*/*", "application/problem+json", problem},
+		{"gRPC", "application/grpc", "", "text/plain; charset=utf-8", text},
+		{"gRPC with a codec", "application/grpc+proto", "text/html", "text/plain; charset=utf-8", text},
+		{"gRPC with a parameter", "Application/gRPC;x=y", "", "text/plain; charset=utf-8", text},
+		{"gRPC-Web, which is HTTP", "application/grpc-web", "", "application/problem+json", problem},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			response, err := f.client.Check(t.Context(), extauthztest.NewRequest(
+				extauthztest.WithHeader("content-type", tt.contentType), extauthztest.WithHeader("accept", tt.accept)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := read(t, response)
+			if body := response.GetDeniedResponse().GetBody(); got.Headers["content-type"] != tt.kind || body != tt.body {
+				t.Errorf("got %s:\n%s", got.Headers["content-type"], body)
+			}
+			if got.Status != 401 || got.Headers["x-ext-auth-reason"] != "token_missing" || got.Headers["www-authenticate"] == "" {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
 }

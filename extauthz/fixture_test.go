@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/rebearer/rebearer/extauthz"
 	"github.com/rebearer/rebearer/extauthz/caller"
@@ -55,9 +56,23 @@ func (f verifierFunc) Verify(ctx context.Context, token string) (caller.Identity
 	return f(ctx, token)
 }
 
+// attributes are those of a check request.
+type attributes = authv3.AttributeContext
+
+// onlyToken accepts one token.
+func onlyToken(good string) verifierFunc {
+	return func(_ context.Context, token string) (caller.Identity, error) {
+		if token != good {
+			return caller.Identity{}, caller.ErrMalformed
+		}
+		return caller.Identity{Subject: "alice"}, nil
+	}
+}
+
 // fixture is a server with all that is around it.
 type fixture struct {
 	issuer     *extauthztest.Issuer
+	callers    *caller.JWT
 	credential *credential
 	server     *extauthz.Server
 	client     authv3.AuthorizationClient
@@ -103,11 +118,14 @@ func newFixture(t *testing.T) *fixture {
 
 func (f *fixture) setUp(t *testing.T, keys *caller.KeySet) {
 	t.Helper()
-	verifier, err := caller.NewJWT(keys, caller.JWTConfig{Issuer: f.issuer.URL, Audiences: []string{extauthztest.Audience}})
+	verifier, err := caller.NewJWT(keys, caller.JWTConfig{
+		Issuer: f.issuer.URL, Audiences: []string{extauthztest.Audience}, Claims: []string{"tenant", "roles", "level", "verified", "org"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(verifier.Close)
+	f.callers = verifier
 	f.server, err = extauthz.New(slog.New(slog.NewJSONHandler(f.log, nil)), f.metrics)
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +140,15 @@ func (f *fixture) setPolicies(t *testing.T, policies ...extauthz.Policy) {
 	if err := f.server.SetPolicies(policies); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// setDefault replaces all policies by one called default, which change makes
+// different from one that only verifies callers.
+func (f *fixture) setDefault(t *testing.T, change func(*extauthz.Policy)) {
+	t.Helper()
+	policy := extauthz.Policy{Name: "default", Callers: f.callers, Credential: f.credential}
+	change(&policy)
+	f.setPolicies(t, policy)
 }
 
 func (f *fixture) check(t *testing.T, request *authv3.CheckRequest) answer {
@@ -139,6 +166,23 @@ type answer struct {
 	Status  int // 0 if allowed
 	Headers map[string]string
 	Remove  []string
+}
+
+// metadataOf returns the dynamic metadata of a response as Envoy reads it.
+func metadataOf(t *testing.T, response *authv3.CheckResponse) map[string]any {
+	t.Helper()
+	text, err := proto.Marshal(response.GetDynamicMetadata())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var message structpb.Struct
+	if err := proto.Unmarshal(text, &message); err != nil {
+		t.Fatal(err)
+	}
+	if extra := message.ProtoReflect().GetUnknown(); len(extra) > 0 {
+		t.Errorf("the metadata hold what nobody reads: %x", extra)
+	}
+	return message.AsMap()
 }
 
 func read(t *testing.T, response *authv3.CheckResponse) answer {

@@ -11,6 +11,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
 
 	"github.com/rebearer/rebearer/extauthz/caller"
 	"github.com/rebearer/rebearer/tokens"
@@ -23,8 +25,6 @@ const (
 	// DefaultPolicy is the policy of routes that name none.
 	DefaultPolicy = "default"
 )
-
-const authorization = "authorization"
 
 // Verifier says who sent a token. Its errors are a [*caller.InvalidError] for a
 // token that is refused, and anything else for one that could not be judged.
@@ -55,20 +55,52 @@ type Header struct {
 type Policy struct {
 	// Name is the name by which routes choose the policy.
 	Name string
-	// Callers verifies callers' tokens.
+	// Callers verifies callers' tokens. It may be nil where Anonymous is set:
+	// then no token is read.
 	Callers Verifier
+	// Anonymous lets requests without a token pass. One that has a token must
+	// have a good one: whoever sends a token wants to be known by it, and
+	// should be told when he is not. A requirement beside it is refused, since
+	// leaving the token out would go round it.
+	Anonymous bool
+	// TokenFrom is where the caller's token is.
+	TokenFrom Place
+	// Hosts are the hosts that are served: names and IP addresses without a
+	// port, or "*." before a name for all names below it. None means all.
+	Hosts []string
+	// Preflight lets CORS preflights pass (Fetch standard: OPTIONS with origin
+	// and access-control-request-method), which never have a token. The backend
+	// gets neither a token nor a word about the caller with them. Otherwise a
+	// preflight is a request like any other.
+	Preflight bool
+	// Require is what a good token must have.
+	Require Requirement
 	// Credential gives the backend token.
 	Credential Credential
 	// Header carries it. Where that is not authorization, the caller's own
 	// authorization header is removed.
 	Header Header
+	// Forward says what the backend is told of the caller.
+	Forward Forward
 }
 
 // policy is a Policy made ready for the hot path.
 type policy struct {
 	Policy
 
-	allowed prometheus.Counter
+	hosts hosts
+	// strip are the headers that a backend never sees as the caller sent them.
+	strip []string
+	// personal tells that answers differ from caller to caller.
+	personal bool
+	// passed is the status of every request that passes.
+	passed *rpcstatus.Status
+	// preflight is the whole answer to a CORS preflight.
+	preflight *authv3.CheckResponse
+
+	// passes is what the metadata of requests with a token have in common.
+	passes  metadata
+	allowed map[string]prometheus.Counter // by reason
 	denials *denialLog
 	// prepared is the answer for the token that was given out last.
 	prepared atomic.Pointer[preparedAnswer]
@@ -78,25 +110,79 @@ type policy struct {
 // shared by answers, and never changed.
 type preparedAnswer struct {
 	value tokens.Secret
-	ok    *authv3.OkHttpResponse
+	ok    *authv3.CheckResponse_OkResponse
 }
 
 // validate checks a policy and fills in its defaults.
-func (p Policy) validate() (Policy, error) {
+func (p Policy) validate() (_ Policy, err error) {
 	if p.Name == "" || p.Name == unknownPolicy {
 		return p, fmt.Errorf("policy name %q cannot be used", p.Name)
 	}
-	if p.Callers == nil || p.Credential == nil {
+	if p.Callers == nil && !p.Anonymous || p.Credential == nil {
 		return p, fmt.Errorf("policy %q: callers or credential missing", p.Name)
 	}
+	if r := p.Require; p.Anonymous && len(r.Scopes)+len(r.AnyScopes)+len(r.Clients)+len(r.Claims) > 0 {
+		return p, fmt.Errorf("policy %q: anonymous callers meet no requirement", p.Name)
+	}
 	if p.Header.Name == "" {
-		p.Header = Header{Name: authorization, Scheme: "Bearer"}
+		p.Header = Header{Name: authorization, Scheme: bearer}
 	}
 	p.Header.Name = strings.ToLower(p.Header.Name)
 	if err := p.Header.validate(); err != nil {
 		return p, fmt.Errorf("policy %q: header: %w", p.Name, err)
 	}
+	if p.TokenFrom, err = p.TokenFrom.validate(); err != nil {
+		return p, fmt.Errorf("policy %q: %w", p.Name, err)
+	}
+	p.Forward = p.Forward.withDefaults()
+	if err := p.Forward.validate(p.Header.Name); err != nil {
+		return p, fmt.Errorf("policy %q: forward: %w", p.Name, err)
+	}
+	if err := p.Require.validate(); err != nil {
+		return p, fmt.Errorf("policy %q: %w", p.Name, err)
+	}
 	return p, nil
+}
+
+// newPolicy makes a valid policy ready. forwarded are the headers in which any
+// policy tells who calls.
+func newPolicy(p Policy, forwarded []string) (*policy, error) {
+	hosts, err := newHosts(p.Hosts)
+	if err != nil {
+		return nil, fmt.Errorf("policy %q: %w", p.Name, err)
+	}
+	strip := append(slices.Clone(forwarded), authorization, p.Header.Name)
+	if p.TokenFrom.Cookie != "" {
+		strip = append(strip, cookie)
+	} else {
+		strip = append(strip, p.TokenFrom.Header)
+	}
+	slices.Sort(strip)
+	ready := &policy{
+		Policy: p, hosts: hosts, strip: slices.Compact(strip),
+		personal: len(p.Forward.headers()) > 0 || p.TokenFrom.Cookie != "",
+		passes:   p.passing(),
+		passed:   &rpcstatus.Status{Code: int32(codes.OK)},
+		allowed:  map[string]prometheus.Counter{},
+	}
+	ready.preflight = &authv3.CheckResponse{
+		Status:          ready.passed,
+		HttpResponse:    ready.change(nil),
+		DynamicMetadata: withoutToken(p.Name, decisionAllow, reasonPreflight, &caller.Identity{}),
+	}
+	return ready, nil
+}
+
+// reasons are why a request may pass.
+func (p *policy) reasons() []string {
+	reasons := []string{reasonAllowed}
+	if p.Anonymous {
+		reasons = append(reasons, reasonAnonymous)
+	}
+	if p.Preflight {
+		reasons = append(reasons, reasonPreflight)
+	}
+	return reasons
 }
 
 // validate reports a header that Envoy would refuse, or that steers the request
@@ -127,26 +213,48 @@ func isToken(text string) bool {
 
 var errUnsendable = errors.New("the backend token cannot stand in a header")
 
-// answer returns the part of the answer that hands out token.
-func (p *policy) answer(token tokens.Token) (*authv3.OkHttpResponse, error) {
+// headers returns what changes an allowed request: the backend token, what the
+// backend is told of the caller, and what it must not see.
+func (p *policy) headers(c *checking, token tokens.Token) (*authv3.CheckResponse_OkResponse, error) {
+	given, err := p.give(token)
+	if err != nil || !p.personal {
+		return given, err
+	}
+	set, err := p.Forward.tell(slices.Clone(given.OkResponse.GetHeaders()), &c.who, c.token)
+	if err != nil {
+		return nil, err
+	}
+	if c.cookies != "" {
+		set = append(set, overwrite(cookie, c.cookies))
+	}
+	return p.change(set), nil
+}
+
+// give returns the change that hands out token and does nothing else.
+func (p *policy) give(token tokens.Token) (*authv3.CheckResponse_OkResponse, error) {
 	if last := p.prepared.Load(); last != nil && last.value == token.Value {
 		return last.ok, nil
 	}
 	value := token.Value.Reveal()
-	if value == "" || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if !isVisible(value) {
 		return nil, errUnsendable
 	}
 	if p.Header.Scheme != "" {
 		value = p.Header.Scheme + " " + value
 	}
-	ok := &authv3.OkHttpResponse{Headers: []*corev3.HeaderValueOption{{
-		Header: &corev3.HeaderValue{Key: p.Header.Name, Value: value},
-		// Overwrite: appended, the caller's token would reach the backend.
-		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-	}}}
-	if p.Header.Name != authorization {
-		ok.HeadersToRemove = []string{authorization}
-	}
+	ok := p.change([]*corev3.HeaderValueOption{overwrite(p.Header.Name, value)})
 	p.prepared.Store(&preparedAnswer{value: token.Value, ok: ok})
 	return ok, nil
+}
+
+// change sets headers and removes all others of those that the caller must not
+// choose. Envoy removes after it has set, so no header may be in both.
+func (p *policy) change(set []*corev3.HeaderValueOption) *authv3.CheckResponse_OkResponse {
+	var remove []string
+	for _, name := range p.strip {
+		if !slices.ContainsFunc(set, func(h *corev3.HeaderValueOption) bool { return h.GetHeader().GetKey() == name }) {
+			remove = append(remove, name)
+		}
+	}
+	return &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{Headers: set, HeadersToRemove: remove}}
 }

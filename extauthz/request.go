@@ -2,9 +2,11 @@ package extauthz
 
 import (
 	"errors"
+	"iter"
 	"strconv"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 )
 
@@ -12,12 +14,11 @@ var (
 	errIncomplete = errors.New("the check request has no HTTP attributes")
 	errMethod     = errors.New("CONNECT cannot carry a bearer token to a backend")
 	errPath       = errors.New("the request has no path")
-	errRepeated   = errors.New("authorization sent more than once")
+	errRepeated   = errors.New("a token sent more than once")
 	errNoToken    = errors.New("no bearer token")
 )
 
 const (
-	bearer        = "Bearer"
 	attemptHeader = "x-envoy-attempt-count"
 	// maxAttempt is beyond what any retry policy does.
 	maxAttempt = 1000
@@ -46,43 +47,63 @@ func parseRequest(check *authv3.CheckRequest) (request, error) {
 	return r, nil
 }
 
-// header returns a header's value and how often it was sent. Envoy fills
-// headers, where it has joined repeated ones with commas, or header_map if
-// encode_raw_headers is set. Names are in lower case in both.
-func (r request) header(name string) (value string, count int) {
-	if joined, ok := r.http.GetHeaders()[name]; ok {
-		value, count = joined, 1
+// headers yields every value of a header. Envoy fills headers, where it has
+// joined repeated ones with commas, or header_map if encode_raw_headers is set.
+// Names are in lower case in both.
+func (r request) headers(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if joined, ok := r.http.GetHeaders()[name]; ok && !yield(joined) {
+			return
+		}
+		for _, entry := range r.http.GetHeaderMap().GetHeaders() {
+			if strings.EqualFold(entry.GetKey(), name) && !yield(textOf(entry)) {
+				return
+			}
+		}
 	}
-	for _, entry := range r.http.GetHeaderMap().GetHeaders() {
-		if !strings.EqualFold(entry.GetKey(), name) {
-			continue
-		}
+}
+
+// header returns a header's last value and how often it was sent.
+func (r request) header(name string) (value string, count int) {
+	for v := range r.headers(name) {
+		value = v
 		count++
-		value = entry.GetValue()
-		if raw := entry.GetRawValue(); len(raw) > 0 {
-			value = string(raw)
-		}
 	}
 	return value, count
 }
 
-// token returns the caller's bearer token (RFC 6750 section 2.1). Another
-// scheme, or the scheme alone, is no token. A comma is in no token: it means
-// that several values were joined, of which none is taken.
-func (r request) token() (string, error) {
-	value, count := r.header(authorization)
-	if count > 1 {
-		return "", errRepeated
+// textOf returns the value of a header that Envoy sent in either form.
+func textOf(entry *corev3.HeaderValue) string {
+	if raw := entry.GetRawValue(); len(raw) > 0 {
+		return string(raw)
 	}
-	scheme, rest, _ := strings.Cut(value, " ")
-	token := strings.Trim(rest, " ")
-	switch {
-	case !strings.EqualFold(scheme, bearer), token == "":
-		return "", errNoToken
-	case strings.Contains(token, ","):
-		return "", errRepeated
+	return entry.GetValue()
+}
+
+// isPreflight reports a CORS preflight (Fetch standard, section 4.8).
+func (r request) isPreflight() bool {
+	if r.http.GetMethod() != "OPTIONS" {
+		return false
 	}
-	return token, nil
+	origin, origins := r.header("origin")
+	method, methods := r.header("access-control-request-method")
+	return origins == 1 && origin != "" && methods == 1 && method != ""
+}
+
+// form returns what the caller can read: a gRPC message is text, and a person in
+// front of a browser wants no JSON.
+func (r request) form() form {
+	if r.http == nil {
+		return problemForm
+	}
+	kind, _ := r.header("content-type")
+	if rest, ok := strings.CutPrefix(strings.ToLower(kind), "application/grpc"); ok && (rest == "" || rest[0] == '+' || rest[0] == ';') {
+		return textForm
+	}
+	if accepted, _ := r.header("accept"); strings.Contains(strings.ToLower(accepted), "text/html") {
+		return pageForm
+	}
+	return problemForm
 }
 
 // attempt returns which try of the request this is, from 1.

@@ -7,14 +7,11 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
-	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/rebearer/rebearer/extauthz/caller"
 	"github.com/rebearer/rebearer/tokens"
 )
 
@@ -54,20 +51,29 @@ func New(log *slog.Logger, metrics prometheus.Registerer) (*Server, error) {
 // or the new ones. Requests under way finish with the old ones, so what those
 // use must not fail when it is closed. On an error nothing has changed.
 func (s *Server) SetPolicies(declared []Policy) error {
-	next := make(map[string]*policy, len(declared))
-	for _, p := range declared {
-		valid, err := p.validate()
-		if err != nil {
+	valid := make([]Policy, len(declared))
+	var forwarded []string
+	for i, p := range declared {
+		var err error
+		if valid[i], err = p.validate(); err != nil {
 			return err
 		}
+		forwarded = append(forwarded, valid[i].Forward.headers()...)
+	}
+	next := make(map[string]*policy, len(declared))
+	for _, p := range valid {
 		if next[p.Name] != nil {
 			return fmt.Errorf("policy %q is declared twice", p.Name)
 		}
-		next[p.Name] = &policy{
-			Policy:  valid,
-			allowed: s.checks.WithLabelValues(p.Name, decisionAllow, reasonAllowed),
-			denials: newDenialLog(s.log, p.Name),
+		ready, err := newPolicy(p, forwarded)
+		if err != nil {
+			return err
 		}
+		ready.denials = newDenialLog(s.log, p.Name)
+		for _, reason := range ready.reasons() {
+			ready.allowed[reason] = s.checks.WithLabelValues(p.Name, decisionAllow, reason)
+		}
+		next[p.Name] = ready
 	}
 	s.policies.Store(&next)
 	return nil
@@ -80,22 +86,26 @@ func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (respons
 	var c checking
 	defer func() {
 		if recover() != nil {
-			response = s.deny(ctx, c, panicError{stack: debug.Stack()})
+			response = s.deny(ctx, &c, panicError{stack: debug.Stack()})
 		}
 	}()
 	if err := s.run(ctx, check, &c); err != nil {
-		return s.deny(ctx, c, err), nil
+		return s.deny(ctx, &c, err), nil
 	}
-	c.policy.allowed.Inc()
+	c.policy.allowed[c.reason].Inc()
 	return c.response, nil
 }
 
 // checking is how far a check has come: what is known when it fails.
 type checking struct {
-	request  request
-	policy   *policy
-	caller   tokens.Fingerprint
-	response *authv3.CheckResponse
+	request request
+	policy  *policy
+	// token is the caller's, and cookies are those of his that the backend may
+	// see where it came in one.
+	token, cookies string
+	who            caller.Identity
+	reason         string // why the request may pass
+	response       *authv3.CheckResponse
 }
 
 // run takes the steps of a check one after the other.
@@ -106,20 +116,39 @@ func (s *Server) run(ctx context.Context, check *authv3.CheckRequest, c *checkin
 	if c.policy, err = s.policyOf(c.request); err != nil {
 		return err
 	}
-	presented, err := c.request.token()
-	if err != nil {
+	if !c.policy.hosts.serve(c.request.http.GetHost()) {
+		return errHost
+	}
+	if c.policy.Preflight && c.request.isPreflight() {
+		c.reason, c.response = reasonPreflight, c.policy.preflight
+		return nil
+	}
+	if err = c.identify(ctx); err != nil {
 		return err
 	}
-	who, err := c.policy.Callers.Verify(ctx, presented)
-	if err != nil {
+	if err = c.policy.Require.check(&c.who); err != nil {
 		return err
 	}
-	c.caller = who.Fingerprint()
 	token, err := c.policy.Credential.Token(ctx, c.request.attempt())
 	if err != nil {
 		return err
 	}
-	c.response, err = c.policy.allow(token, c.caller)
+	c.response, err = c.allow(token)
+	return err
+}
+
+// identify finds out who calls, which is nobody where the policy allows that.
+func (c *checking) identify(ctx context.Context) (err error) {
+	c.reason = reasonAllowed
+	c.token, c.cookies, err = c.policy.TokenFrom.read(c.request)
+	if c.policy.Anonymous && (c.policy.Callers == nil || errors.Is(err, errNoToken)) {
+		c.reason, c.token = reasonAnonymous, ""
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.who, err = c.policy.Callers.Verify(ctx, c.token)
 	return err
 }
 
@@ -136,34 +165,28 @@ func (s *Server) policyOf(r request) (*policy, error) {
 }
 
 // allow returns the answer that lets a request pass with token.
-func (p *policy) allow(token tokens.Token, who tokens.Fingerprint) (*authv3.CheckResponse, error) {
-	ok, err := p.answer(token)
+func (c *checking) allow(token tokens.Token) (*authv3.CheckResponse, error) {
+	headers, err := c.policy.headers(c, token)
 	if err != nil {
 		return nil, err
 	}
-	use := tokens.Use{
-		Policy: p.Name, Credential: p.Credential.Name(), Caller: who,
-		Generation: token.Generation, Age: time.Since(token.Issued),
-	}
-	metadata, err := structpb.NewStruct(use.Fields())
-	if err != nil {
-		return nil, errors.New("dynamic metadata cannot be built")
-	}
 	return &authv3.CheckResponse{
-		Status:          &rpcstatus.Status{Code: int32(codes.OK)},
-		HttpResponse:    &authv3.CheckResponse_OkResponse{OkResponse: ok},
-		DynamicMetadata: metadata,
+		Status:          c.policy.passed,
+		HttpResponse:    headers,
+		DynamicMetadata: c.policy.use(&c.who, token),
 	}, nil
 }
 
 // deny returns the answer for err, counts it and logs it.
-func (s *Server) deny(ctx context.Context, c checking, err error) *authv3.CheckResponse {
+func (s *Server) deny(ctx context.Context, c *checking, err error) *authv3.CheckResponse {
 	name, denials := unknownPolicy, s.unknown
 	if c.policy != nil {
 		name, denials = c.policy.Name, c.policy.denials
 	}
 	d := denialOf(err)
 	s.checks.WithLabelValues(name, d.decision, d.reason).Inc()
-	denials.write(ctx, d, err, c.request.id(), c.caller)
-	return d.response()
+	denials.write(ctx, d, err, c.request.id(), c.who.Fingerprint())
+	response := d.response(c.request.form())
+	response.DynamicMetadata = withoutToken(name, d.decision, d.reason, &c.who)
+	return response
 }

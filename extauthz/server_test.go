@@ -33,7 +33,7 @@ func TestCheckAllows(t *testing.T) {
 	if diff := cmp.Diff(want, read(t, response)); diff != "" {
 		t.Errorf("answer (-want +got):\n%s", diff)
 	}
-	use := tokens.UseFromFields(response.GetDynamicMetadata().AsMap())
+	use := tokens.UseFromFields(metadataOf(t, response))
 	if use.Age < 3*time.Second || use.Age > time.Minute {
 		t.Errorf("age: got %v", use.Age)
 	}

@@ -107,6 +107,7 @@ func renderConfig(cfg *config.Config) (render.Config, error) {
 		HookTimeout:    longest + hookGrace,
 		RouteTimeout:   unbounded(cfg.Envoy.RouteTimeout),
 		IdleTimeout:    unbounded(cfg.Envoy.IdleTimeout),
+		CheckHeaders:   cfg.CheckHeaders(),
 		BodyBuffer:     uint32(cfg.Envoy.MaxBodyBytes), //nolint:gosec // the configuration bounds it
 		Underscores:    string(cfg.Envoy.HeadersWithUnderscores),
 		EscapedSlashes: string(cfg.Envoy.EscapedSlashes),

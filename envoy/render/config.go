@@ -45,6 +45,9 @@ type Config struct {
 	// CredentialHeaders are the request headers in which backend tokens are
 	// sent. The hook is told their values. Nil means authorization.
 	CredentialHeaders []string
+	// CheckHeaders are further request headers that the check is told, in lower
+	// case: beside authorization, the number of the try and the request's id.
+	CheckHeaders []string
 	// BodyBuffer is how many bytes of a request body are kept for a retry. A
 	// request with a larger one passes, but cannot be retried. 0 means 1 MiB.
 	// Envoy may hold as much memory for every request in flight.
@@ -268,6 +271,11 @@ func (c Config) validateChoices() error {
 	for _, name := range c.CredentialHeaders {
 		if !headerName.MatchString(name) {
 			errs = append(errs, fmt.Errorf("credential header: %q is not a header name in lower case", name))
+		}
+	}
+	for _, name := range c.CheckHeaders {
+		if !headerName.MatchString(name) {
+			errs = append(errs, fmt.Errorf("check header: %q is not a header name in lower case", name))
 		}
 	}
 	if _, ok := underscoreActions()[c.Underscores]; !ok {

@@ -151,6 +151,7 @@ func TestValidation(t *testing.T) {
 		"status":                 {func(c *Config) { c.RejectionStatuses = []int{200} }, "rejection status: 200 is not an error status"},
 		"credential header":      {func(c *Config) { c.CredentialHeaders = []string{"x']"} }, `credential header: "x']" is not a header name in lower case`},
 		"credential header case": {func(c *Config) { c.CredentialHeaders = []string{"X-A"} }, `credential header: "X-A" is not a header name in lower case`},
+		"check header":           {func(c *Config) { c.CheckHeaders = []string{"cookie", "X-A"} }, `check header: "X-A" is not a header name in lower case`},
 		"underscores":            {func(c *Config) { c.Underscores = "keep" }, `underscores: "keep" is none of ["allow" "drop" "reject"]`},
 		"escaped slashes":        {func(c *Config) { c.EscapedSlashes = "drop" }, `escaped slashes: "drop" is none of ["keep" "reject" "unescape"]`},
 		"not UTF-8":              {func(c *Config) { c.Service.Endpoints = []string{"unix:///\xff"} }, "UTF-8"},

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -113,6 +114,10 @@ func (b *builder) answerDead() *customresponsev3.CustomResponse {
 func (b *builder) check() *extauthzfilterv3.ExtAuthz {
 	service := b.service(b.cfg.CheckTimeout)
 	service.Timeout = seconds(b.cfg.CheckTimeout)
+	told := &matcherv3.ListStringMatcher{}
+	for _, name := range slices.Concat([]string{"authorization", envoy.AttemptHeader, "x-request-id"}, b.cfg.CheckHeaders) {
+		told.Patterns = append(told.Patterns, exactly(name))
+	}
 	return &extauthzfilterv3.ExtAuthz{
 		Services:            &extauthzfilterv3.ExtAuthz_GrpcService{GrpcService: service},
 		TransportApiVersion: corev3.ApiVersion_V3,
@@ -121,9 +126,7 @@ func (b *builder) check() *extauthzfilterv3.ExtAuthz {
 		ValidateMutations:   true,
 		// Otherwise two authorization headers arrive joined as one.
 		EncodeRawHeaders: true,
-		AllowedHeaders: &matcherv3.ListStringMatcher{Patterns: []*matcherv3.StringMatcher{
-			exactly("authorization"), exactly(envoy.AttemptHeader), exactly("x-request-id"),
-		}},
+		AllowedHeaders:   told,
 	}
 }
 

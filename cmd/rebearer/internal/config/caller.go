@@ -9,16 +9,27 @@ import (
 // maxClockSkew bounds how long an expired token is still accepted.
 const maxClockSkew = time.Minute
 
+// Bounds of introspection. An answer that is believed for longer lets a revoked
+// token live for longer.
+const (
+	minIntrospectionTTL = time.Second
+	maxIntrospectionTTL = time.Hour
+	maxInactiveTTL      = time.Minute
+	maxIntrospections   = 10_000 // a second
+)
+
 // Tokens is the form of the callers' tokens.
 type Tokens string
 
-// The forms of tokens. Only JWTs are supported yet.
+// The forms of tokens.
 const (
 	// TokensJWT are checked with the provider's keys.
 	TokensJWT Tokens = "jwt"
-
-	opaque            Tokens = "opaque"
-	jwtThenIntrospect Tokens = "jwt_then_introspect"
+	// TokensOpaque are shown to the provider (RFC 7662).
+	TokensOpaque Tokens = "opaque"
+	// TokensJWTThenIntrospect are checked with the provider's keys, and shown
+	// to the provider if they are good: for providers that revoke them.
+	TokensJWTThenIntrospect Tokens = "jwt_then_introspect" //nolint:gosec // a word of the file, and no secret
 )
 
 // Caller says whose tokens are accepted.
@@ -27,18 +38,54 @@ type Caller struct {
 	// it must have an issuer.
 	Provider string `yaml:"provider"`
 	// Audiences are the values of which a token's "aud" must hold one.
-	// Required: without it every token of the provider would pass, whatever
-	// it was issued for.
+	// Required for JWTs: without it every token of the provider would pass,
+	// whatever it was issued for. For opaque tokens the provider's word is
+	// enough where none are named (RFC 7662 section 2.2).
 	Audiences []string `yaml:"audiences"`
-	// Tokens is the form of the tokens. Default jwt, the only one yet.
+	// Tokens is the form of the tokens: jwt, opaque or jwt_then_introspect.
+	// Default jwt.
 	Tokens Tokens `yaml:"tokens"`
 	// ClockSkew is how far the provider's clock may be off when "exp", "nbf"
 	// and "iat" are judged. At most 60s; zero means not at all. Default 30s.
 	ClockSkew time.Duration `yaml:"clock_skew"`
 	// Algorithms are the signature algorithms that are accepted (RFC 7518,
-	// RFC 8037), asymmetric ones only. Default: RS, PS and ES with 256, 384
-	// and 512 bits, and EdDSA.
+	// RFC 8037), asymmetric ones only; not for opaque tokens. Default: RS, PS
+	// and ES with 256, 384 and 512 bits, and EdDSA.
 	Algorithms []string `yaml:"algorithms"`
+	// RequiredClaims are claims that every token must have, whatever their
+	// values. Default none but iss, aud and exp.
+	RequiredClaims []string `yaml:"required_claims"`
+	// Client is our client at the provider, which introspects. Required where
+	// tokens are introspected, and only there.
+	Client *CallerClient `yaml:"client"`
+	// Introspection says how often the provider is asked.
+	Introspection Introspection `yaml:"introspection"`
+}
+
+// CallerClient is our client at the provider that issues callers' tokens.
+type CallerClient struct {
+	// ID is the client's identifier. Required.
+	ID string `yaml:"id"`
+	// SecretFile is the file of the client's secret; see [ReadSecret].
+	// Required.
+	SecretFile string `yaml:"secret_file" file:"secret"`
+	// AuthMethod is how the client proves who it is: client_secret_basic or
+	// client_secret_post. Default client_secret_basic.
+	AuthMethod AuthMethod `yaml:"auth_method"`
+}
+
+// Introspection says how often a provider is asked about tokens.
+type Introspection struct {
+	// TTL is how long a good answer is believed, which is how long a revoked
+	// token may live on. From 1s to 1h. Default 30s.
+	TTL time.Duration `yaml:"ttl"`
+	// InactiveTTL is how long a refusal is believed. From 1s to 1m. Default
+	// 5s.
+	InactiveTTL time.Duration `yaml:"inactive_ttl"`
+	// Rate is how many tokens that were not seen before the provider is asked
+	// about in a second, from 1 to 10000. Requests beyond that get a 503.
+	// Default 50.
+	Rate int64 `yaml:"rate"`
 }
 
 // asymmetricAlgorithms are the algorithms that a caller's token may have.
@@ -52,18 +99,44 @@ func (c Caller) check(r *report, at string, providers map[string]Provider) {
 	if provider, ok := lookUp(r, join(at, "provider"), "provider", c.Provider, providers); ok && provider.Issuer == "" {
 		r.fail(join(at, "provider"), "the provider %s has no issuer, so it cannot be told whose tokens these are", quote(c.Provider))
 	}
-	if len(c.Audiences) == 0 {
+	oneOf(r, join(at, "tokens"), c.Tokens, TokensJWT, TokensOpaque, TokensJWTThenIntrospect)
+	if len(c.Audiences) == 0 && c.Tokens != TokensOpaque {
 		r.fail(join(at, "audiences"), "is required: without it a token that was issued for any other service would pass")
 	}
 	r.list(join(at, "audiences"), c.Audiences)
-	switch c.Tokens {
-	case opaque, jwtThenIntrospect:
-		r.fail(join(at, "tokens"), "%s is not supported yet: only %s is", c.Tokens, TokensJWT)
-	default:
-		oneOf(r, join(at, "tokens"), c.Tokens, TokensJWT)
-	}
 	within(r, join(at, "clock_skew"), c.ClockSkew, 0, maxClockSkew)
+	if c.Tokens == TokensOpaque && r.has(join(at, "algorithms")) {
+		r.fail(join(at, "algorithms"), "is not possible: opaque tokens are not signed")
+	}
 	c.checkAlgorithms(r, join(at, "algorithms"))
+	r.list(join(at, "required_claims"), c.RequiredClaims)
+	c.checkIntrospection(r, at)
+}
+
+func (c Caller) checkIntrospection(r *report, at string) {
+	client, introspection := join(at, "client"), join(at, "introspection")
+	introspects := c.Tokens == TokensOpaque || c.Tokens == TokensJWTThenIntrospect
+	for _, key := range []string{client, introspection} {
+		if c.Tokens == TokensJWT && r.has(key) {
+			r.fail(key, "is not possible: JWTs are not introspected, unless tokens is %s", TokensJWTThenIntrospect)
+		}
+	}
+	switch {
+	case c.Client != nil:
+		c.Client.check(r, client)
+	case introspects:
+		r.fail(client, "is required: a provider answers only clients that it knows")
+	}
+	within(r, join(introspection, "ttl"), c.Introspection.TTL, minIntrospectionTTL, maxIntrospectionTTL)
+	within(r, join(introspection, "inactive_ttl"), c.Introspection.InactiveTTL, minIntrospectionTTL, maxInactiveTTL)
+	within(r, join(introspection, "rate"), c.Introspection.Rate, 1, maxIntrospections)
+}
+
+func (c CallerClient) check(r *report, at string) {
+	required(r, join(at, "id"), c.ID)
+	text(r, join(at, "id"), c.ID)
+	required(r, join(at, "secret_file"), c.SecretFile)
+	oneOf(r, join(at, "auth_method"), c.AuthMethod, ClientSecretBasic, ClientSecretPost)
 }
 
 func (c Caller) checkAlgorithms(r *report, at string) {

@@ -121,7 +121,11 @@ func (c *Config) check(r *report) {
 		provider.check(r, r.name("providers", name))
 	}
 	for name, caller := range sorted(c.Callers) {
-		caller.check(r, r.name("callers", name), c.Providers)
+		at := r.name("callers", name)
+		caller.check(r, at, c.Providers)
+		if n := len(c.CallerClaims(name)); n > maxClaims {
+			r.fail(at, "policies look at %d claims of these tokens: at most %d are possible", n, maxClaims)
+		}
 	}
 	for name, credential := range sorted(c.Credentials) {
 		credential.check(r, r.name("credentials", name), c.Providers)

@@ -43,13 +43,38 @@ func TestParseFull(t *testing.T) {
 				Insecure: true,
 			},
 		},
-		Callers: map[string]Caller{"shop": {
-			Provider:   "shop",
-			Audiences:  []string{"api://orders"},
-			Tokens:     TokensJWT,
-			ClockSkew:  10 * time.Second,
-			Algorithms: []string{"RS256", "ES256", "EdDSA"},
-		}},
+		Callers: map[string]Caller{
+			"shop": {
+				Provider:       "shop",
+				Audiences:      []string{"api://orders"},
+				Tokens:         TokensJWT,
+				ClockSkew:      10 * time.Second,
+				Algorithms:     []string{"RS256", "ES256", "EdDSA"},
+				RequiredClaims: []string{"sub"},
+				Introspection:  Introspection{TTL: 30 * time.Second, InactiveTTL: 5 * time.Second, Rate: 50},
+			},
+			"legacy": {
+				Provider:   "shop",
+				Tokens:     TokensOpaque,
+				ClockSkew:  30 * time.Second,
+				Algorithms: asymmetricAlgorithms(),
+				Client: &CallerClient{
+					ID: "gw", SecretFile: "testdata/secrets/introspection", AuthMethod: ClientSecretPost,
+				},
+				Introspection: Introspection{TTL: time.Minute, InactiveTTL: 10 * time.Second, Rate: 200},
+			},
+			"revocable": {
+				Provider:   "shop",
+				Audiences:  []string{"api://orders"},
+				Tokens:     TokensJWTThenIntrospect,
+				ClockSkew:  30 * time.Second,
+				Algorithms: asymmetricAlgorithms(),
+				Client: &CallerClient{
+					ID: "gw", SecretFile: "testdata/secrets/introspection", AuthMethod: ClientSecretBasic,
+				},
+				Introspection: Introspection{TTL: 30 * time.Second, InactiveTTL: 5 * time.Second, Rate: 50},
+			},
+		},
 		Credentials: map[string]Credential{
 			"orders": {
 				Clients: []Client{{
@@ -81,8 +106,25 @@ func TestParseFull(t *testing.T) {
 			},
 		},
 		Policies: map[string]Policy{
-			"default": {Callers: []string{"shop"}, Credential: "orders"},
-			"stock":   {Callers: []string{"shop"}, Credential: "stock"},
+			"default": {
+				Callers:    []string{"shop", "revocable"},
+				TokenFrom:  &TokenFrom{Header: "x-caller-token", Scheme: "Token"},
+				Hosts:      []string{"orders.example", "*.orders.example"},
+				Preflight:  PreflightAllow,
+				Scopes:     []string{"orders.read"},
+				AnyScopes:  []string{"orders.write", "orders.admin"},
+				Claims:     map[string][]string{"tenant": {"acme", "umbrella"}, "email_verified": {"true"}},
+				Clients:    []string{"web", "app"},
+				Credential: "orders",
+				Forward: Forward{
+					Subject: "x-caller-subject", Client: "x-caller-client", Scopes: "x-caller-scopes",
+					Claims: map[string]string{"tenant": "x-caller-tenant"}, Token: "authorization",
+				},
+			},
+			"stock": {
+				Callers: []string{"legacy"}, TokenFrom: &TokenFrom{Cookie: "session"}, Preflight: PreflightDeny, Credential: "stock",
+			},
+			"public": {Anonymous: true, Preflight: PreflightDeny, Credential: "stock"},
 		},
 		Envoy: Envoy{
 			Addresses: []Address{"rebearer-0.example:9001", "rebearer-1.example:9001"},
@@ -109,11 +151,22 @@ func TestParseFull(t *testing.T) {
 		t.Errorf("Parse(full.yaml): (-want +got)\n%s", diff)
 	}
 	wantFiles := []string{
-		"/etc/pki/corp.pem", "/run/secrets/stock", "testdata/secrets/admin", "testdata/secrets/orders",
+		"/etc/pki/corp.pem", "/run/secrets/stock", "testdata/secrets/admin",
+		"testdata/secrets/introspection", "testdata/secrets/orders",
 		"testdata/tls/clients.pem", "testdata/tls/server.key", "testdata/tls/server.pem",
 	}
 	if diff := cmp.Diff(wantFiles, got.Files()); diff != "" {
 		t.Errorf("Files(): (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"email_verified", "tenant"}, got.CallerClaims("revocable")); diff != "" {
+		t.Errorf("CallerClaims(): (-want +got)\n%s", diff)
+	}
+	if names := got.CallerClaims("legacy"); len(names) != 0 {
+		t.Errorf("CallerClaims() of tokens that nobody looks at: %q", names)
+	}
+	wantHeaders := []string{"accept", "access-control-request-method", "content-type", "cookie", "origin", "x-caller-token"}
+	if diff := cmp.Diff(wantHeaders, got.CheckHeaders()); diff != "" {
+		t.Errorf("CheckHeaders(): (-want +got)\n%s", diff)
 	}
 	addresses, err := got.EnvoyAddresses()
 	if err != nil {

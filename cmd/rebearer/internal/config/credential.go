@@ -159,7 +159,7 @@ func (c Credential) check(r *report, at string, providers map[string]Provider) {
 		oneOf(r, join(at, "grant"), c.Grant, GrantClientCredentials)
 	}
 	c.checkRequest(r, at)
-	c.Header.check(r, join(at, "header"))
+	c.Header.check(r, join(at, "header"), "name")
 	positive(r, join(at, "expiry.default"), c.Expiry.Default)
 	positive(r, join(at, "expiry.max"), c.Expiry.Max)
 	if c.Cache == cacheBypass {
@@ -231,9 +231,9 @@ var (
 )
 
 // check reports headers that would break the request, or that Envoy and
-// rebearer use for themselves.
-func (h Header) check(r *report, at string) {
-	name := join(at, "name")
+// rebearer use for themselves. nameKey is the key that holds the name.
+func (h Header) check(r *report, at, nameKey string) {
+	name := join(at, nameKey)
 	reserved := []string{
 		"host", "connection", "content-length", "expect", "keep-alive", "proxy-connection",
 		"te", "trailer", "transfer-encoding", "upgrade",

@@ -49,7 +49,14 @@ func presets() map[reflect.Type]reflect.Value {
 			Tokens:     TokensJWT,
 			ClockSkew:  30 * time.Second,
 			Algorithms: asymmetricAlgorithms(),
+			Introspection: Introspection{
+				TTL:         30 * time.Second,
+				InactiveTTL: 5 * time.Second,
+				Rate:        50,
+			},
 		}),
-		reflect.TypeFor[Client](): reflect.ValueOf(Client{AuthMethod: ClientSecretBasic}),
+		reflect.TypeFor[CallerClient](): reflect.ValueOf(CallerClient{AuthMethod: ClientSecretBasic}),
+		reflect.TypeFor[Policy]():       reflect.ValueOf(Policy{Preflight: PreflightDeny}),
+		reflect.TypeFor[Client]():       reflect.ValueOf(Client{AuthMethod: ClientSecretBasic}),
 	}
 }

@@ -85,6 +85,12 @@ func (r *report) err() error {
 	return errors.Join(errs...)
 }
 
+// has says that the file holds a path.
+func (r *report) has(path string) bool {
+	_, ok := r.positions[path]
+	return ok
+}
+
 // locate returns the place of a path. What the file does not hold is looked
 // for in the defaults, then in what is around it.
 func (r *report) locate(path string) position {

@@ -76,7 +76,7 @@ func (v *verifier) connect(ctx context.Context, name string) Connection {
 }
 
 // madeUpToken is shown to a provider to see whether it answers our client.
-const madeUpToken = "rebearer-asks-whether-it-may-ask"
+const madeUpToken = "rebearer-asks-whether-it-may-ask" //nolint:gosec // it is no secret
 
 func (n *credential) connect(ctx context.Context, name string) Connection {
 	ctx, cancel := context.WithTimeout(ctx, n.provider.cfg.Timeout)
