@@ -73,9 +73,9 @@ func BenchmarkCPU(b *testing.B) {
 			p.run(b, round)
 		}
 	}
-	fmt.Println(table(paths))
+	fmt.Fprintln(os.Stdout, table(paths))
 	told := rebearer.hookStreams(b) - streams
-	fmt.Printf("Messages to the hook for %d accepted first tries: %d\n", paths[2].requests, told)
+	fmt.Fprintf(os.Stdout, "Messages to the hook for %d accepted first tries: %d\n", paths[2].requests, told)
 	if told > 0 {
 		b.Errorf("the hook was told of %d accepted first tries", told)
 	}
@@ -179,15 +179,16 @@ func cpu(b *testing.B, pid int) time.Duration {
 	}
 	_, after, _ := strings.Cut(string(data), ") ")
 	fields := strings.Fields(after)
-	var ticks time.Duration
+	var ticks int64
 	for _, field := range fields[11:13] {
 		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
 			b.Fatal(err)
 		}
-		ticks += time.Duration(n)
+		ticks += n
 	}
-	return ticks * 10 * time.Millisecond
+	const tick = 10 * time.Millisecond
+	return time.Duration(ticks * int64(tick))
 }
 
 func serve(b *testing.B, handler func(url string) http.Handler) *endpoint.Server {
