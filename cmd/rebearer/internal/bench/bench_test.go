@@ -62,6 +62,9 @@ func BenchmarkCPU(b *testing.B) {
 		newPath(b, "allow-all ext_authz server", plain(b, backend, allowAll.address), "front", allowAll.pid),
 		newPath(b, "rebearer, nested shape", rebearer.bootstrap(b, backend), "rebearer_outer", rebearer.pid),
 	}
+	strict := *paths[2]
+	strict.name, strict.url = "the same, scopes and claims required", strict.url+"strict/"
+	paths = append(paths, &strict)
 	for _, p := range paths {
 		p.header = bearer
 		p.run(b, round/2) // warm up, not counted
@@ -75,7 +78,7 @@ func BenchmarkCPU(b *testing.B) {
 	}
 	fmt.Fprintln(os.Stdout, table(paths))
 	told := rebearer.hookStreams(b) - streams
-	fmt.Fprintf(os.Stdout, "Messages to the hook for %d accepted first tries: %d\n", paths[2].requests, told)
+	fmt.Fprintf(os.Stdout, "Messages to the hook for %d accepted first tries: %d\n", paths[2].requests+strict.requests, told)
 	if told > 0 {
 		b.Errorf("the hook was told of %d accepted first tries", told)
 	}
@@ -259,7 +262,9 @@ server: {grpc: {address: %q}, status: {address: %q}, admin: {address: "127.0.0.1
 providers: {idp: {issuer: %q}}
 callers: {bench: {provider: idp, audiences: [bench]}}
 credentials: {bench: {clients: [{provider: idp, id: bench, secret_file: secret}]}}
-policies: {default: {callers: [bench], credential: bench}}
+policies:
+  default: {callers: [bench], credential: bench}
+  strict: {callers: [bench], credential: bench, scopes: [orders.read], claims: {client_id: [bench]}, clients: [bench]}
 `, p.address, p.status, idp.Issuer()))
 	cmd := exec.Command(p.binary, "serve", "--config", p.config, "--log-level", "warn")
 	log := start(b, cmd)
@@ -272,6 +277,7 @@ policies: {default: {callers: [bench], credential: bench}}
 	awaitReady(b, "http://"+p.status+"/readyz")
 	c := clientcredentials.Config{
 		ClientID: client.ID, ClientSecret: client.Secret, TokenURL: idp.TokenURL(), AuthStyle: oauth2.AuthStyleInHeader,
+		Scopes: []string{"orders.read"},
 	}
 	token, err := c.Token(b.Context())
 	if err != nil {
@@ -284,7 +290,7 @@ policies: {default: {callers: [bench], credential: bench}}
 func (p *process) bootstrap(b *testing.B, backend string) []byte {
 	b.Helper()
 	out, err := exec.Command(p.binary, "envoy", "--config", p.config, "--bootstrap",
-		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--backend", "default="+backend).Output()
+		"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--backend", "default="+backend, "--backend", "strict="+backend).Output()
 	if err != nil {
 		b.Fatal(err)
 	}
