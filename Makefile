@@ -21,7 +21,7 @@ OIDC_PROVIDER := $(BUILD)/oidc-provider-$(OIDC_PROVIDER_VERSION)
 KEYCLOAK      := $(BUILD)/keycloak-$(KEYCLOAK_VERSION)
 REAL = ENVOY=$(ENVOY) ENVOY_OLDEST=$(ENVOY_OLDEST) REBEARER_OIDC_PROVIDER=$(OIDC_PROVIDER)
 
-.PHONY: help all build run test test-unit test-e2e test-keycloak test-compose bench fuzz lint lintfix cover envoy oidc-provider clean
+.PHONY: help all build run test test-unit test-e2e test-slow test-keycloak test-compose bench fuzz lint lintfix cover envoy oidc-provider clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-unit: ## run the tests that need nothing real, with the race detector
 
 test-e2e: envoy oidc-provider ## run the tests against real Envoys and a real provider
 	$(REAL) go test -count=1 -timeout 20m ./cmd/rebearer ./envoy/... ./examples/... ./cmd/rebearer/internal/demo ./cmd/rebearer/internal/envoyproc
+
+test-slow: ## flood the door with made-up tokens for 30 s while a key rotates
+	REBEARER_SLOW=1 go test -count=1 -timeout 10m -run Flood -v ./extauthz
 
 test-keycloak: envoy $(KEYCLOAK)/bin/kc.sh ## run the tests against a real Keycloak: slow, needs Java 17 and Maven
 	$(REAL) REBEARER_KEYCLOAK=$(KEYCLOAK) go test -count=1 -timeout 30m -run Keycloak -v ./cmd/rebearer
