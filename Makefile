@@ -55,8 +55,7 @@ bench: envoy ## measure CPU per request beside an allow-all server: one table
 	$(REAL) go test -count=1 -timeout 20m -run XXX -bench . -benchtime 1x ./cmd/rebearer/internal/bench
 
 fuzz: ## fuzz every parser for a minute each
-	@for target in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs grep -ohE '^func Fuzz[A-Za-z]+' | sed 's/func //'); do \
-	  package=$$(grep -rlE "^func $$target\(" --include=*_test.go . | xargs dirname); \
+	@grep -rE '^func Fuzz' --include=*_test.go . | sed -E 's#/[^/]+:func (Fuzz[A-Za-z]+).*# \1#' | sort -u | while read -r package target; do \
 	  echo "$$package $$target"; go test -run XXX -fuzz "^$$target\$$" -fuzztime 1m $$package; \
 	done
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,32 @@ func NewCredential(cache *Cache, cfg Config) (*Credential, error) {
 	c.held = &entry{c: c}
 	c.key = fmt.Sprintf("%s\x00%p", cfg.Key, c.held)
 	return c, nil
+}
+
+// Adopt takes over what old holds, if it is for the same key: its token, what is
+// known of its provider, its budget, and whether it is paused. A change of the
+// other settings so costs no token request. Call it before c is used; old goes
+// on as it was until it is closed.
+func (c *Credential) Adopt(old *Credential) {
+	if old == nil || old.cfg.Key != c.cfg.Key {
+		return
+	}
+	from, to := old.held, c.held
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	to.current, to.past = from.current, append(pastTokens(nil), from.past...)
+	to.failures, to.lastErr, to.notUntil = from.failures, from.lastErr, from.notUntil
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	c.mu.Lock()
+	c.paused, c.trials.level, c.trials.at = old.paused, old.trials.level, old.trials.at
+	c.mu.Unlock()
+	c.uses.Store(old.uses.Load())
+	if to.current.aliveAt(time.Now()) {
+		to.schedule(c.cfg.Expiry.renewal(to.current.Issued, to.current.Expires, rand.Float64()))
+	}
 }
 
 // Close stops renewals and ends fetches in flight. Tokens that were handed out

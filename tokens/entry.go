@@ -107,7 +107,7 @@ func (e *entry) start(now time.Time, reason Reason) *fetch {
 		return e.failed(errClosed, 0)
 	case e.c.isPaused():
 		return e.failed(errPaused, time.Second)
-	case wait > 0 && errors.As(e.lastErr, &permanent):
+	case wait > e.c.cfg.Timeout, wait > 0 && errors.As(e.lastErr, &permanent):
 		return e.failed(e.lastErr, wait)
 	}
 	f := &fetch{done: make(chan struct{}), reason: reason}
@@ -165,7 +165,7 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 		requested = time.Now()
 		grant, err := e.c.cfg.Source.Grant(ctx)
 		var permanent *PermanentError
-		if down || errors.As(err, &permanent) {
+		if down || errors.As(err, &permanent) || askedToWait(err) > 0 {
 			err = stopRetrying(err)
 		}
 		return grant, err
@@ -183,6 +183,16 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 		err = context.Cause(ctx)
 	}
 	return grant, requested, err
+}
+
+// askedToWait returns how long the provider asked not to be asked again
+// (Retry-After), if it did. A Source caps it.
+func askedToWait(err error) time.Duration {
+	var asked interface{ RetryAfter() time.Duration }
+	if errors.As(err, &asked) {
+		return asked.RetryAfter()
+	}
+	return 0
 }
 
 func stopRetrying(err error) error {
@@ -216,6 +226,7 @@ func (e *entry) fail(f *fetch, now time.Time, err error) {
 	if errors.As(err, &permanent) {
 		wait = permanentPause
 	}
+	wait = max(wait, askedToWait(err))
 	e.notUntil = now.Add(wait)
 	f.err = e.c.unavailable(err, wait)
 	e.emit(Event{Kind: EventFailed, Reason: f.reason, Err: err})
@@ -245,9 +256,12 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 		// The same token with a new end is no new generation, and proves
 		// nothing about its life.
 		fresh.Generation, fresh.Issued, fresh.Requested = old.Generation, old.Issued, old.Requested
+		if grant.ExpiresIn == 0 && old.Value != "" {
+			fresh.Expires = old.Expires // nothing new is said of its end
+		}
 		f.token = fresh
 		e.current = fresh
-		e.schedule(e.c.cfg.Expiry.renewal(now, fresh.Expires, rand.Float64()))
+		e.schedule(fresh.Expires) // before that it would come back once more
 		return
 	}
 	if old.Value != "" && f.reason != ReasonRenewal {

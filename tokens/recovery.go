@@ -41,7 +41,7 @@ const (
 
 // recovery is what an entry knows of rejections of its current token.
 type recovery struct {
-	refused time.Time     // the first rejection of the current token; zero if none
+	refused time.Time     // the first rejection that the last trial answers
 	given   uint64        // times a token was handed out on a first try
 	back    uint64        // rejections of the token that was current
 	recent  []mark        // at the last rejections, oldest first
@@ -54,7 +54,10 @@ type recovery struct {
 }
 
 // mark is a point in the counts of a recovery.
-type mark struct{ given, back uint64 }
+type mark struct {
+	given, back uint64
+	at          time.Time
+}
 
 // trial is a token request that a rejection caused.
 type trial struct {
@@ -65,17 +68,14 @@ type trial struct {
 }
 
 // newToken forgets what was said about the token before.
-func (r *recovery) newToken() { r.refused, r.recent = time.Time{}, nil }
+func (r *recovery) newToken() { r.recent = nil }
 
-func (r *recovery) mark() mark { return mark{r.given, r.back} }
+func (r *recovery) mark(now time.Time) mark { return mark{r.given, r.back, now} }
 
 // count counts a rejection and returns the point right after it.
 func (r *recovery) count(now time.Time) mark {
-	if r.refused.IsZero() {
-		r.refused = now
-	}
 	r.back++
-	m := r.mark()
+	m := r.mark(now)
 	r.recent = append(r.recent, m)
 	if len(r.recent) > enoughRefused {
 		r.recent = r.recent[1:]
@@ -128,14 +128,14 @@ func (e *entry) suspect(now time.Time) *fetch {
 // cost.
 func (e *entry) begin(now time.Time, reason Reason) *fetch {
 	r := &e.recovery
-	if r.refused.IsZero() {
-		r.refused = now
-	}
 	if r.began != nil {
 		close(r.began)
 		r.began = nil
 	}
 	f := e.fetching
+	if f == nil || f.reason == ReasonRenewal {
+		r.refused = r.firstHeld(now)
+	}
 	switch {
 	case f == nil:
 		f = e.start(now, reason)
@@ -150,6 +150,16 @@ func (e *entry) begin(now time.Time, reason Reason) *fetch {
 	f.reason = reason
 	r.trial = &trial{refused: r.refused, several: r.several()}
 	return f
+}
+
+// firstHeld returns when the oldest of the rejections came that are held now.
+func (r *recovery) firstHeld(now time.Time) time.Time {
+	for _, m := range r.recent {
+		if now.Sub(m.at) <= holdFor {
+			return m.at
+		}
+	}
+	return now
 }
 
 // spend takes a trial from the bucket if that leaves reserve.
@@ -390,7 +400,7 @@ func (e *entry) notHelped(now time.Time, r Rejection) {
 	if t.several {
 		rec.quietUntil = now.Add(min(e.c.cfg.CoolDown<<min(rec.quietSteps, 10), maxQuiet))
 		rec.quietSteps++
-		rec.quietAt = rec.mark()
+		rec.quietAt = rec.mark(now)
 	}
 }
 

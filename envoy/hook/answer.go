@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -68,6 +69,16 @@ func (a *answer) isRejection(statuses []int) bool {
 		}
 	}
 	return a.GRPCStatus == rejection.GRPCUnauthenticated
+}
+
+// saysNothing reports an answer that may well come from something in front of
+// the backend, Envoy included, which never looked at the token.
+func (a *answer) saysNothing() bool {
+	switch a.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
 
 // sent returns the fingerprint of the token that the backend was sent.

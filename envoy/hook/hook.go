@@ -96,6 +96,9 @@ func (s *Server) judge(ctx context.Context, a answer) *extprocv3.ProcessingRespo
 	}
 	fingerprint := a.sent(target.Header, target.Scheme)
 	if !a.isRejection(target.Statuses) {
+		if a.saysNothing() {
+			return pass()
+		}
 		target.Credential.Accepted(tokens.Acceptance{
 			Use: a.use, Fingerprint: fingerprint, Attempt: a.attempt, RequestID: a.requestID,
 		})

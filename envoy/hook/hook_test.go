@@ -369,6 +369,18 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+// An answer of a gateway between us and the backend proves nothing.
+func TestGatewayErrorsAreNoAcceptance(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{"502", "503", "504"} {
+		c := &credential{}
+		ask(t, target(c), answerOf(status, attempt(2.0)))
+		if rejected, accepted := c.told(); len(rejected)+len(accepted) > 0 {
+			t.Errorf("%s: rejected %+v, accepted %+v", status, rejected, accepted)
+		}
+	}
+}
+
 // A retried try that is accepted is told, and changes nothing.
 func TestAccepted(t *testing.T) {
 	t.Parallel()

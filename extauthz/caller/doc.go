@@ -12,7 +12,8 @@
 // know is checked for size and shape, then its header, key, signature, and
 // claims last, so that nothing is said about the claims of a token that its
 // issuer never signed. Any other token is asked about, at most so many times a
-// second. Whatever the way, [Revocations] have the last word.
+// second. Whatever the way, [Revocations] have the last word; nothing feeds them
+// yet but whoever calls Add.
 //
 // What is remembered of a JWT ends with its expiry, and with the removal of the
 // key that signed it; what is remembered of a provider's answer ends with the

@@ -24,6 +24,7 @@ type member struct {
 
 	issuer string
 	signed bool // it verifies JWTs only
+	second bool // another member verifies the JWTs of its issuer
 }
 
 // NewGroup returns a group of at least one verifier. Several may have the same
@@ -36,6 +37,10 @@ func NewGroup(verifiers ...Verifier) (*Group, error) {
 	for _, v := range verifiers {
 		g.members = append(g.members, v.member())
 	}
+	for i := range g.members {
+		m := &g.members[i]
+		m.second = !m.signed && g.verifiesSignatures(m.issuer)
+	}
 	return g, nil
 }
 
@@ -43,15 +48,20 @@ func NewGroup(verifiers ...Verifier) (*Group, error) {
 // that the token goes to. A token that some of them refuse while another cannot
 // judge it may still be good: the error is an [*UnavailableError] then.
 func (g *Group) Verify(ctx context.Context, token string) (Identity, error) {
-	if len(g.members) == 1 {
+	if len(g.members) == 1 && g.members[0].signed {
 		return verify(ctx, g.members[0].steps, token)
 	}
 	return verify(ctx, g, token)
 }
 
-// recall returns what the first member knows that knows the token.
+// recall returns what the first member knows that knows the token. What a member
+// knows of a token that may be another's to judge does not count: which it is, is
+// not known before the token is read.
 func (g *Group) recall(ctx context.Context, sum [sha256.Size]byte, now time.Time) (Identity, bool, error) {
 	for i := range g.members {
+		if g.members[i].second {
+			continue
+		}
 		if who, known, err := g.members[i].recall(ctx, sum, now); known {
 			return who, true, err
 		}

@@ -113,6 +113,42 @@ func newMixed(t *testing.T) mixed {
 // calls returns how often a and b were asked.
 func (m mixed) calls() [2]int { return [2]int{m.a.count(), m.b.count()} }
 
+// A single provider of opaque tokens is not shown another issuer's JWT either.
+func TestLoneProviderSeesNoStrangersJWT(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMixed(t)
+		lone := newGroup(t, newOpaque(t, m.a, issuedBy("https://a.example")))
+		if _, err := lone.Verify(t.Context(), m.signed.Token("alice", nil)); outcome(err) != "token_issuer" {
+			t.Errorf("got %v, want token_issuer", err)
+		}
+		if got := m.calls(); got != [2]int{} {
+			t.Errorf("got calls %v, want none", got)
+		}
+	})
+}
+
+// What an introspecting member knows of a JWT, from another policy, does not
+// spare it the checks of the member that verifies signatures.
+func TestCacheDoesNotDecideWhoJudges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMixed(t)
+		jwt, _ := newVerifier(t, m.signed)
+		opaque := newOpaque(t, m.a, issuedBy(m.signed.URL))
+		token := m.a.issue(m.signed.Token("alice", map[string]any{"aud": "api://other"}), map[string]any{"iss": nil})
+		for range 2 {
+			if _, err := newGroup(t, jwt, opaque).Verify(t.Context(), token); outcome(err) != "token_audience" {
+				t.Errorf("got %v, want token_audience", err)
+			}
+			if _, err := newGroup(t, opaque).Verify(t.Context(), token); err != nil {
+				t.Errorf("the introspecting policy: %v", err)
+			}
+			synctest.Wait()
+		}
+	})
+}
+
 // A token is shown to those whom it concerns, and to nobody else.
 func TestWhoSeesAToken(t *testing.T) {
 	t.Parallel()

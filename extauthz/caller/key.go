@@ -37,8 +37,9 @@ type key struct {
 
 // keys is one state of an issuer's key set. It does not change.
 type keys struct {
-	list  []*key
-	known map[[32]byte]struct{} // thumbprints
+	list   []*key
+	known  map[[32]byte]struct{} // thumbprints
+	listed int                   // keys in the set, those that cannot be used among them
 }
 
 // parseKeys reads a JSON Web Key Set (RFC 7517 section 5). Keys that cannot be
@@ -55,7 +56,7 @@ func parseKeys(text []byte) (*keys, error) {
 	if len(list) > maxKeys {
 		return nil, fmt.Errorf("%d keys are more than %d", len(list), maxKeys)
 	}
-	set := &keys{known: map[[32]byte]struct{}{}}
+	set := &keys{known: map[[32]byte]struct{}{}, listed: len(list)}
 	for _, text := range list {
 		if k, ok := parseKey(text); ok {
 			set.list = append(set.list, k)

@@ -94,6 +94,15 @@ func (s *KeySet) Load(ctx context.Context) error {
 	return err
 }
 
+// Adopt takes over the keys of another set of the same issuer, so that a change
+// of how they are fetched does not cost them. Call it before the set is used.
+func (s *KeySet) Adopt(old *KeySet) {
+	s.created = old.created
+	s.loaded.Store(old.loaded.Load())
+	s.next[scheduled].Store(old.next[scheduled].Load())
+	s.current.Store(old.current.Load())
+}
+
 // Len returns how many usable keys the set holds now.
 func (s *KeySet) Len() int {
 	if current := s.current.Load(); current != nil {
@@ -291,11 +300,12 @@ func (s *KeySet) get(ctx context.Context) (fetched *keys, err error) {
 
 var errNoUsableKey = errors.New("key set: it has no key that can be used")
 
-// store makes fetched the present keys. A set without a usable key is what its
-// issuer says, but never replaces one that has some: an issuer that is coming
-// up looks like that. The caller holds mu.
+// store makes fetched the present keys. A set without any key is none: an issuer
+// that is coming up looks like that. One whose keys cannot be used is what the
+// issuer says, but never replaces one that has some. The caller holds mu.
 func (s *KeySet) store(fetched *keys) error {
-	if current := s.current.Load(); len(fetched.list) == 0 && current != nil && len(current.list) > 0 {
+	current := s.current.Load()
+	if fetched.listed == 0 || len(fetched.list) == 0 && current != nil && len(current.list) > 0 {
 		return errNoUsableKey
 	}
 	now := s.now()

@@ -6,8 +6,8 @@
 //
 // A changed file is built beside what runs and takes its place at once; a
 // request sees the old or the new, never a mix. What the change does not touch
-// is kept: a credential whose description is the same keeps its token. A file
-// that cannot be used is refused, said, and the old one stays. Listeners are
+// is kept: a credential keeps its token unless the change is about which token
+// that is, and a provider its keys. A file that cannot be used is refused, said, and the old one stays. Listeners are
 // only made at the start.
 //
 // # Readiness

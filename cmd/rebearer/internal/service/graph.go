@@ -123,7 +123,11 @@ func (p parts) addProvider(g, old *graph, name string, cfg config.Provider) erro
 		return err
 	}
 	logger := p.logger.With(slog.String("provider", name))
-	g.providers[name] = &provider{Provider: made, cfg: cfg, file: file, keys: caller.NewKeySet(made, logger)}
+	keys := caller.NewKeySet(made, logger)
+	if o := old.providers[name]; o != nil && o.cfg.Issuer == cfg.Issuer && o.cfg.JWKSURL == cfg.JWKSURL {
+		keys.Adopt(o.keys)
+	}
+	g.providers[name] = &provider{Provider: made, cfg: cfg, file: file, keys: keys}
 	return nil
 }
 
@@ -246,6 +250,9 @@ func (p parts) addCredential(g, old *graph, name string, cfg config.Credential) 
 	})
 	if err != nil {
 		return err
+	}
+	if o := old.credentials[name]; o != nil {
+		made.Adopt(o.Credential)
 	}
 	g.credentials[name] = &credential{
 		Credential: made, cfg: cfg, provider: from, source: source,

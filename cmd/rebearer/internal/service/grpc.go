@@ -12,6 +12,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -50,7 +51,8 @@ func (s *Service) newGRPC() (*grpc.Server, *health.Server, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: idleBeforePing, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(metrics.UnaryServerInterceptor()),
-		grpc.StreamInterceptor(metrics.StreamServerInterceptor()),
+		// A check recovers by itself; the hook, whose words come from backends, does not.
+		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), recovery.StreamServerInterceptor()),
 	}
 	if cfg := s.current.Load().cfg.Server.GRPC; cfg.TLS != nil {
 		secure, err := serverTLS(cfg)
