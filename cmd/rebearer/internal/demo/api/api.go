@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -58,7 +59,7 @@ type Config struct {
 	// Rejection is the answer to a request without a living token.
 	Rejection Rejection
 	// RealForbiddenShare is the share, from 0 to 1, of the otherwise fine
-	// requests that get a real 403.
+	// requests that get a real 403, on every try of theirs.
 	RealForbiddenShare float64
 	// Record is how many of the last tries are kept for [API.Tries]; zero
 	// keeps none.
@@ -146,6 +147,17 @@ func (a *API) SetRejection(rejection Rejection) {
 	a.cfg.Rejection = rejection
 }
 
+// draw returns a number in [0,1) that is the same for every try of a request:
+// who may not do something may not do it on a retry either.
+func draw(r *http.Request) float64 {
+	id := r.Header.Get(requestIDHeader)
+	if id == "" {
+		return rand.Float64()
+	}
+	sum := sha256.Sum256([]byte(id))
+	return float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32)
+}
+
 // SetRealForbiddenShare changes the share of real 403s. A share that is not
 // within 0 and 1 is ignored.
 func (a *API) SetRealForbiddenShare(share float64) {
@@ -191,7 +203,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !a.accepted(r):
 		a.note(r, rejection.status(), false)
 		rejection.answer(w)
-	case r.URL.Path == ForbiddenPath || share > 0 && rand.Float64() < share:
+	case r.URL.Path == ForbiddenPath || draw(r) < share:
 		a.note(r, http.StatusForbidden, true)
 		w.Header().Set(RealHeader, "1")
 		text(w, http.StatusForbidden, "forbidden")
