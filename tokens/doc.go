@@ -48,9 +48,11 @@
 //   - Otherwise it is held for a moment. If at least half of the requests since
 //     then come back refused too, the token is what is wrong: that may spend the
 //     reserve.
-//   - A trial after which a retried request passed is given back. One after
-//     which nothing passed makes the second rule fall silent, longer each time,
-//     until most requests pass again.
+//   - A trial after which a retried request passed is given back, within bounds,
+//     and so is one that the provider did not answer: a pause bounds those. One
+//     that several rejections in a row caused, and after which nothing passed,
+//     makes the second rule fall silent, longer each time, until most requests
+//     pass again.
 //
 // So a caller with a standing 403 cannot switch the recovery off for others, and
 // a backend that refuses everything cannot make us hammer the provider.

@@ -449,14 +449,9 @@ func (c *Credential) Accepted(a Acceptance) {
 
 // retryAfter returns what an error says about when to ask again.
 func retryAfter(err error) time.Duration {
-	if u, ok := asUnavailable(err); ok {
+	var u *UnavailableError
+	if errors.As(err, &u) {
 		return u.RetryAfter
 	}
 	return 0
-}
-
-func asUnavailable(err error) (*UnavailableError, bool) {
-	var u *UnavailableError
-	ok := errors.As(err, &u)
-	return u, ok
 }

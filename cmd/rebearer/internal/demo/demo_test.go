@@ -241,7 +241,10 @@ func TestCurlLineAndInterrupt(t *testing.T) {
 	t.Parallel()
 	realEnvoy(t)
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("no curl")
+		if os.Getenv("REBEARER_REQUIRE_REAL") == "1" {
+			t.Fatal("no curl: install it")
+		}
+		t.Skip("no curl: install it")
 	}
 	taken, err := endpoint.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
