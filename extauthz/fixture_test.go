@@ -37,10 +37,10 @@ type credential struct {
 
 func (c *credential) Name() string { return "orders" }
 
-func (c *credential) Token(_ context.Context, attempt int) (tokens.Token, error) {
+func (c *credential) Token(_ context.Context, r tokens.Request) (tokens.Token, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.attempts = append(c.attempts, attempt)
+	c.attempts = append(c.attempts, r.Attempt)
 	if c.fault {
 		panic(backendToken) //nolint:forbidigo // what it is for
 	}

@@ -32,12 +32,12 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (caller.Identity, error)
 }
 
-// Credential gives out backend tokens. Token may block until ctx ends; attempt
-// is 1 for the first try of a request and more for a retry of Envoy's. Its
-// error is a [*tokens.UnavailableError] where it knows when to ask again.
+// Credential gives out backend tokens. Token may block until ctx ends. Its error
+// is a [*tokens.UnavailableError] where it knows when to ask again, and a
+// [*tokens.SubjectError] where the provider refused the caller's own token.
 type Credential interface {
 	Name() string
-	Token(ctx context.Context, attempt int) (tokens.Token, error)
+	Token(ctx context.Context, r tokens.Request) (tokens.Token, error)
 }
 
 // Header is the request header that carries the backend token.
@@ -77,6 +77,9 @@ type Policy struct {
 	Require Requirement
 	// Credential gives the backend token.
 	Credential Credential
+	// Bypass gives every request a backend token of its own, whatever the
+	// credential does otherwise.
+	Bypass bool
 	// Header carries it. Where that is not authorization, the caller's own
 	// authorization header is removed.
 	Header Header

@@ -129,12 +129,21 @@ func (s *Server) run(ctx context.Context, check *authv3.CheckRequest, c *checkin
 	if err = c.policy.Require.check(&c.who); err != nil {
 		return err
 	}
-	token, err := c.policy.Credential.Token(ctx, c.request.attempt())
+	token, err := c.policy.Credential.Token(ctx, c.wanted())
 	if err != nil {
 		return err
 	}
 	c.response, err = c.allow(token)
 	return err
+}
+
+// wanted is what the credential is asked for.
+func (c *checking) wanted() tokens.Request {
+	return tokens.Request{
+		Attempt: c.request.attempt(),
+		Subject: tokens.Subject{Token: tokens.Secret(c.token), Expires: c.who.Expires},
+		Bypass:  c.policy.Bypass,
+	}
 }
 
 // identify finds out who calls, which is nobody where the policy allows that.

@@ -35,7 +35,7 @@ type steady struct{ token tokens.Token }
 
 func (steady) Name() string { return "orders" }
 
-func (s steady) Token(context.Context, int) (tokens.Token, error) { return s.token, nil }
+func (s steady) Token(context.Context, tokens.Request) (tokens.Token, error) { return s.token, nil }
 
 // reportCPU reports the processor time of the process for each operation, which
 // says more than the clock on a machine that is shared.

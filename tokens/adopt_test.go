@@ -95,7 +95,7 @@ func TestRetryAfter(t *testing.T) {
 		}}
 		c, _ := newTestCredential(t, source)
 		for range 100 {
-			_, err := c.Token(t.Context(), 1)
+			_, err := c.Token(t.Context(), Request{})
 			var u *UnavailableError
 			if !errors.As(err, &u) || u.RetryAfter <= 0 {
 				t.Fatalf("got %v, want when to come back", err)

@@ -147,11 +147,9 @@ func (c *Credential) entry() *entry { return c.cache.get(c.key, c.held) }
 
 // Token returns the living backend token. Without one it waits for the fetch in
 // flight, starting it if needed, until ctx ends or the credential's timeout is
-// over; the error then is an *[UnavailableError]. Attempt is the request's try,
-// counted from 1: a retried request is not given a token that is as old as the
-// one that was just refused, if a fresh one may be had.
-func (c *Credential) Token(ctx context.Context, attempt int) (Token, error) {
-	e := c.entry()
+// over; the error then is an *[UnavailableError].
+func (c *Credential) Token(ctx context.Context, r Request) (Token, error) {
+	e, attempt := c.entry(), r.Attempt
 	now := time.Now()
 	e.mu.Lock()
 	token := e.current

@@ -163,7 +163,7 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 			return Grant{}, stopRetrying(errPaused)
 		}
 		requested = time.Now()
-		grant, err := e.c.cfg.Source.Grant(ctx)
+		grant, err := e.c.cfg.Source.Grant(ctx, GrantRequest{})
 		var permanent *PermanentError
 		if down || errors.As(err, &permanent) || askedToWait(err) > 0 {
 			err = stopRetrying(err)

@@ -124,7 +124,7 @@ func TestFailedRenewal(t *testing.T) {
 			t.Errorf("the last two token requests are %v apart", last)
 		}
 		time.Sleep(time.Nanosecond)
-		if _, err := c.Token(t.Context(), 1); err == nil {
+		if _, err := c.Token(t.Context(), Request{}); err == nil {
 			t.Error("got a token after its end")
 		}
 		if len(d.of(EventExpired)) != 1 {
@@ -193,7 +193,7 @@ func TestTokenExpiresOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := numbered(time.Second, 2*time.Second)
 		c, _ := newTestCredential(t, source)
-		token, err := c.Token(t.Context(), 1)
+		token, err := c.Token(t.Context(), Request{})
 		if err == nil && !time.Now().Before(token.Expires) {
 			t.Errorf("handed out %v after its end", time.Since(token.Expires))
 		}
@@ -210,7 +210,7 @@ func TestTokenExpiresDuringTheWait(t *testing.T) {
 		token := mustToken(t, c)
 		source.answer = func(ctx context.Context, _ int) (Grant, error) { return Grant{}, sleep(ctx, time.Hour) }
 		time.Sleep(7 * time.Second)
-		got, err := c.Token(t.Context(), 2)
+		got, err := c.Token(t.Context(), Request{Attempt: 2})
 		if err == nil && !time.Now().Before(got.Expires) {
 			t.Errorf("handed out %v after its end", time.Since(token.Expires))
 		}

@@ -46,7 +46,7 @@ func TestOneFetchForManyCalls(t *testing.T) {
 		var wg sync.WaitGroup
 		for range calls {
 			wg.Go(func() {
-				if token, err := c.Token(t.Context(), 1); err != nil || token.Value != "token-1" {
+				if token, err := c.Token(t.Context(), Request{}); err != nil || token.Value != "token-1" {
 					failed.Add(1)
 				}
 			})
@@ -76,11 +76,11 @@ func TestFirstWaiterLeaves(t *testing.T) {
 		c, _ := newTestCredential(t, source)
 		ctx, leave := context.WithCancel(t.Context())
 		first := make(chan error, 1)
-		go func() { _, err := c.Token(ctx, 1); first <- err }()
+		go func() { _, err := c.Token(ctx, Request{}); first <- err }()
 		synctest.Wait()
 		others := make(chan error, 99)
 		for range cap(others) {
-			go func() { _, err := c.Token(t.Context(), 1); others <- err }()
+			go func() { _, err := c.Token(t.Context(), Request{}); others <- err }()
 		}
 		synctest.Wait()
 		leave()
@@ -107,7 +107,7 @@ func TestLateAnswerCounts(t *testing.T) {
 		c, _ := newTestCredential(t, source)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := c.Token(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := c.Token(ctx, Request{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(3500 * time.Millisecond)
@@ -130,7 +130,7 @@ func TestWaitersGiveUp(t *testing.T) {
 		}}
 		c, _ := newTestCredential(t, source)
 		began := time.Now()
-		_, err := c.Token(t.Context(), 1)
+		_, err := c.Token(t.Context(), Request{})
 		var unavailable *UnavailableError
 		if !errors.As(err, &unavailable) || unavailable.RetryAfter <= 0 || unavailable.Credential != "orders" {
 			t.Errorf("got %v", err)
@@ -176,7 +176,7 @@ func TestProviderDownThenUp(t *testing.T) {
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					late := answered.Load()
-					if _, err := c.Token(t.Context(), 1); err != nil {
+					if _, err := c.Token(t.Context(), Request{}); err != nil {
 						failed.Add(1)
 						if late {
 							failedLate.Add(1)
@@ -225,7 +225,7 @@ func TestPermanentError(t *testing.T) {
 		ask := func() *UnavailableError {
 			t.Helper()
 			began := time.Now()
-			_, err := c.Token(t.Context(), 1)
+			_, err := c.Token(t.Context(), Request{})
 			var unavailable *UnavailableError
 			if !errors.As(err, &unavailable) || !errors.Is(err, cause) {
 				t.Fatalf("got %v", err)
@@ -346,7 +346,7 @@ func TestPause(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		var unavailable *UnavailableError
-		if _, err := c.Token(t.Context(), 1); !errors.As(err, &unavailable) || !errors.Is(err, errPaused) {
+		if _, err := c.Token(t.Context(), Request{}); !errors.As(err, &unavailable) || !errors.Is(err, errPaused) {
 			t.Errorf("got %v", err)
 		}
 		if n := source.asked(); n != 1 {
@@ -414,7 +414,7 @@ func TestClose(t *testing.T) {
 		source := numbered(time.Minute, 2*time.Second)
 		c, _ := newTestCredential(t, source)
 		waiting := make(chan error, 1)
-		go func() { _, err := c.Token(t.Context(), 1); waiting <- err }()
+		go func() { _, err := c.Token(t.Context(), Request{}); waiting <- err }()
 		time.Sleep(time.Second)
 		c.Close()
 		began := time.Now()
@@ -424,7 +424,7 @@ func TestClose(t *testing.T) {
 		if waited := time.Since(began); waited > 0 {
 			t.Errorf("waited %v after Close", waited)
 		}
-		if _, err := c.Token(t.Context(), 1); !errors.Is(err, errClosed) {
+		if _, err := c.Token(t.Context(), Request{}); !errors.Is(err, errClosed) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(time.Hour)
@@ -444,7 +444,7 @@ func TestCloseEndsRenewals(t *testing.T) {
 		if s := c.Status(); !s.Renewal.IsZero() {
 			t.Errorf("to be renewed at %v", s.Renewal)
 		}
-		if got, err := c.Token(t.Context(), 1); err != nil || got != token {
+		if got, err := c.Token(t.Context(), Request{}); err != nil || got != token {
 			t.Errorf("a living token after Close: got %+v, %v", got, err)
 		}
 		time.Sleep(time.Hour)

@@ -84,7 +84,7 @@ func newModel(t *rapid.T, cache *Cache) *model {
 // token takes a token, and checks what was handed out.
 func (m *model) token(t *rapid.T) {
 	attempt := rapid.IntRange(1, 3).Draw(t, "attempt")
-	token, err := m.c.Token(context.Background(), attempt)
+	token, err := m.c.Token(context.Background(), Request{Attempt: attempt})
 	if err != nil {
 		return
 	}

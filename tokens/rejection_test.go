@@ -116,7 +116,7 @@ func TestAcceptedTellsOfTheRecovery(t *testing.T) {
 		if s := c.Status(); s.Trials != trialBurst-1 {
 			t.Errorf("%d trials left", s.Trials)
 		}
-		fresh, err := c.Token(t.Context(), 2)
+		fresh, err := c.Token(t.Context(), Request{Attempt: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +282,7 @@ func TestSameTokenAgain(t *testing.T) {
 // and reports whether it passed.
 func send(ctx context.Context, c *Credential, verdict Verdict, refuses func(Token) bool) bool {
 	for attempt := 1; attempt <= maxTries; attempt++ {
-		token, err := c.Token(ctx, attempt)
+		token, err := c.Token(ctx, Request{Attempt: attempt})
 		if err != nil {
 			return false
 		}
@@ -361,7 +361,7 @@ func TestQuietPair(t *testing.T) {
 		defer func() { stop(); others.Wait() }()
 		others.Go(func() {
 			for ctx.Err() == nil {
-				_, _ = c.Token(ctx, 1)
+				_, _ = c.Token(ctx, Request{})
 				time.Sleep(10 * time.Millisecond)
 			}
 		})
@@ -373,7 +373,7 @@ func TestQuietPair(t *testing.T) {
 			if o.Answer != TryAgain {
 				return o
 			}
-			fresh, err := c.Token(t.Context(), 2)
+			fresh, err := c.Token(t.Context(), Request{Attempt: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -483,7 +483,7 @@ func TestRetriedRequestMeetsOldToken(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
-				if token, err := c.Token(t.Context(), 2); err != nil || token.Generation != old.Generation+1 {
+				if token, err := c.Token(t.Context(), Request{Attempt: 2}); err != nil || token.Generation != old.Generation+1 {
 					t.Errorf("got generation %d, %v", token.Generation, err)
 				}
 			})
@@ -498,7 +498,7 @@ func TestRetriedRequestMeetsOldToken(t *testing.T) {
 		// With the bucket empty it gets what there is.
 		for range 20 {
 			time.Sleep(2 * freshFor)
-			if _, err := c.Token(t.Context(), 2); err != nil {
+			if _, err := c.Token(t.Context(), Request{Attempt: 2}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -18,7 +19,7 @@ type script struct {
 }
 
 // Grant implements Source.
-func (s *script) Grant(ctx context.Context) (Grant, error) {
+func (s *script) Grant(ctx context.Context, _ GrantRequest) (Grant, error) {
 	s.mu.Lock()
 	s.at = append(s.at, time.Now())
 	n := len(s.at)
@@ -100,7 +101,7 @@ func newTestCredential(t *testing.T, source Source, mend ...func(*Config)) (*Cre
 // mustToken returns the token of a first try.
 func mustToken(t *testing.T, c *Credential) Token {
 	t.Helper()
-	token, err := c.Token(t.Context(), 1)
+	token, err := c.Token(t.Context(), Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,3 +118,6 @@ func refusalOf(token Token, attempt int, verdict Verdict) Rejection {
 		Fingerprint: token.Fingerprint, Attempt: attempt, Verdict: verdict, Rule: "status", Retriable: true,
 	}
 }
+
+// Revoke implements Source.
+func (s *script) Revoke(context.Context, int, Secret) error { return errors.ErrUnsupported }

@@ -51,6 +51,29 @@ func FingerprintOf(value string) Fingerprint {
 	return Fingerprint(hex.EncodeToString(sum[:fingerprintBytes]))
 }
 
+// Subject is the caller's own token, which has been verified, on whose behalf a
+// backend token is asked for. The zero value is nobody's.
+type Subject struct {
+	// Token is the caller's token.
+	Token Secret
+	// Expires is when it ends; zero if that is not known.
+	Expires time.Time
+}
+
+// Request is what a request that passed the check is to be given.
+type Request struct {
+	// Attempt is the request's try, counted from 1; 0 means 1. A retried
+	// request is not given a token that is as old as the one that was just
+	// refused, if a fresh one may be had.
+	Attempt int
+	// Subject is the caller's token. A credential that asks in its own name
+	// ignores it.
+	Subject Subject
+	// Bypass asks for a token that nobody else is given later, whatever the
+	// credential's own mode.
+	Bypass bool
+}
+
 // Token is a backend token as rebearer holds it. It is a value: copies are
 // independent, and none may be changed.
 type Token struct {
@@ -82,6 +105,20 @@ func (t Token) LogValue() slog.Value {
 	)
 }
 
+// GrantRequest is what a [Source] is asked for.
+type GrantRequest struct {
+	// Subject is the caller's token on whose behalf the new one is asked for
+	// (RFC 8693 subject_token, RFC 7523 assertion). Empty where the token is
+	// our own.
+	Subject Secret
+	// Refresh is the refresh token that came with the last token of the same
+	// key, if it still lives. It is to be used before a new grant is asked for;
+	// where the provider no longer takes it, a new grant is.
+	Refresh Secret
+	// Client is Grant.Client of the answer that Refresh came with.
+	Client int
+}
+
 // Grant is a provider's answer to a token request (RFC 6749 section 5.1).
 type Grant struct {
 	// AccessToken is the token. It is never empty in a Grant without error.
@@ -89,12 +126,29 @@ type Grant struct {
 	// ExpiresIn is the lifetime that the provider states; zero means that it
 	// states none, and the credential's default applies.
 	ExpiresIn time.Duration
+	// RefreshToken is the refresh token that came with it, or the one that was
+	// used for it and stays good. Empty means none.
+	RefreshToken Secret
+	// RefreshExpiresIn is the lifetime that the provider states for it; zero
+	// means that it states none, and the credential's default applies.
+	RefreshExpiresIn time.Duration
+	// Client tells which of the source's clients got the token, counted from 0.
+	Client int
+	// Provider is the name of the provider that issued it. Empty means the
+	// credential's own.
+	Provider string
 }
 
 // Source gets one new token from a provider. Implementations are safe for
 // concurrent use, do not cache, and give up when ctx ends.
 type Source interface {
-	Grant(ctx context.Context) (Grant, error)
+	// Grant asks for one token. Its error is a [*PermanentError] or a
+	// [*SubjectError] where the provider refused; any other is transient.
+	Grant(ctx context.Context, request GrantRequest) (Grant, error)
+	// Revoke voids an access or refresh token (RFC 7009) at the provider of the
+	// client that got it. It returns errors.ErrUnsupported where the provider
+	// cannot.
+	Revoke(ctx context.Context, client int, token Secret) error
 }
 
 // UnavailableError says that no backend token can be had now, and when asking
@@ -130,3 +184,17 @@ func (e *PermanentError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *PermanentError) Unwrap() error { return e.Err }
+
+// SubjectError says that the provider refused the caller's own token, on whose
+// behalf it was asked for another. It is the caller's trouble: the answer to the
+// caller is 401. A Source wraps such failures in it.
+type SubjectError struct {
+	// Err is the cause. It holds no token and no secret.
+	Err error
+}
+
+// Error implements error.
+func (e *SubjectError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *SubjectError) Unwrap() error { return e.Err }

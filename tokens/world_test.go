@@ -59,7 +59,7 @@ func newWorld(t *testing.T, replicas int, mend ...func(*Config)) *world {
 var errDown = errors.New("connection refused")
 
 // Grant implements Source.
-func (w *world) Grant(ctx context.Context) (Grant, error) {
+func (w *world) Grant(ctx context.Context, _ GrantRequest) (Grant, error) {
 	w.mu.Lock()
 	w.asked++
 	wait := w.fetch
@@ -109,7 +109,7 @@ func (w *world) request(ctx context.Context, caller string, real bool) string {
 	began := time.Now()
 	for attempt := 1; ; attempt++ {
 		checker := w.replicas[rand.N(len(w.replicas))]
-		token, err := checker.Token(ctx, attempt)
+		token, err := checker.Token(ctx, Request{Attempt: attempt})
 		if err != nil {
 			return "503"
 		}
@@ -171,3 +171,6 @@ func (w *world) rate(ctx context.Context, every time.Duration) *sync.WaitGroup {
 }
 
 func (w *world) note(result string) { w.set(func() { w.results[result]++ }) }
+
+// Revoke implements Source.
+func (w *world) Revoke(context.Context, int, Secret) error { return nil }

@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"maps"
@@ -142,7 +143,7 @@ func write(digest hash.Hash, texts ...string) {
 // Grant asks the provider for one token. It blocks until ctx ends or the
 // provider's timeout at most. An error that wraps [tokens.PermanentError] means
 // that the provider refused; every other failure is transient.
-func (c *ClientCredentials) Grant(ctx context.Context) (tokens.Grant, error) {
+func (c *ClientCredentials) Grant(ctx context.Context, _ tokens.GrantRequest) (tokens.Grant, error) {
 	address, err := c.provider.Endpoint(ctx, TokenEndpoint)
 	if err != nil {
 		return tokens.Grant{}, err
@@ -168,6 +169,11 @@ func (c *ClientCredentials) Grant(ctx context.Context) (tokens.Grant, error) {
 		}
 	}
 	return tokens.Grant{}, fmt.Errorf("provider %q: token from %s: %w", c.provider.name, address, tokenError(err))
+}
+
+// Revoke implements [tokens.Source].
+func (c *ClientCredentials) Revoke(context.Context, int, tokens.Secret) error {
+	return errors.ErrUnsupported
 }
 
 // readToken checks a token answer (RFC 6749 section 5.1). A missing token_type

@@ -110,7 +110,7 @@ func TestTokenEndpointCases(t *testing.T) {
 					_, _ = w.Write([]byte(strings.Replace(tt.Body, "(a JWT whose exp is 10 s ago)", "eyJ.eyJ.c2ln", 1)))
 				}
 			})
-			grant, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context())
+			grant, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context(), tokens.GrantRequest{})
 			want := tt.Expect
 			if want == "either" {
 				want = decided()[tt.ID]
@@ -197,7 +197,7 @@ func TestTokenAnswers(t *testing.T) {
 				w.WriteHeader(tt.status)
 				_, _ = w.Write([]byte(tt.body))
 			})
-			grant, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context())
+			grant, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context(), tokens.GrantRequest{})
 			if got := outcomeOf(err); got != tt.want {
 				t.Fatalf("got %s (%v), want %s", got, err, tt.want)
 			}
@@ -233,7 +233,7 @@ func TestTokenRequest(t *testing.T) {
 			cfg.Audience = "api://orders"
 			cfg.Resources = []string{"https://a.example/", "https://b.example/"}
 			cfg.Params = map[string]string{"tenant": "blue"}
-			if _, err := newSource(t, server.URL+"/token", cfg).Grant(t.Context()); err != nil {
+			if _, err := newSource(t, server.URL+"/token", cfg).Grant(t.Context(), tokens.GrantRequest{}); err != nil {
 				t.Fatal(err)
 			}
 			want := seen{
@@ -265,7 +265,7 @@ func TestAuthMethodIsNotGuessed(t *testing.T) {
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = w.Write([]byte(`{"error":"invalid_client"}`))
 	})
-	if _, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context()); outcomeOf(err) != permanent {
+	if _, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context(), tokens.GrantRequest{}); outcomeOf(err) != permanent {
 		t.Errorf("got %v, want a permanent error", err)
 	}
 	if got := server.count("/token"); got != 1 {
@@ -281,7 +281,7 @@ func TestRedirectsKeepTheSecret(t *testing.T) {
 			server := newAuthorizationServer(t, (*httptest.Server).Start)
 			canary := newAuthorizationServer(t, (*httptest.Server).Start)
 			server.handle("/token", http.RedirectHandler(canary.URL+"/token", status).ServeHTTP)
-			if _, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context()); outcomeOf(err) != permanent {
+			if _, err := newSource(t, server.URL+"/token", clientConfig()).Grant(t.Context(), tokens.GrantRequest{}); outcomeOf(err) != permanent {
 				t.Errorf("got %v, want a permanent error", err)
 			}
 			if got := canary.count("/token"); got != 0 {
@@ -312,11 +312,11 @@ func TestSecretIsReadForEveryRequest(t *testing.T) {
 	}
 	source := newSource(t, server.URL+"/token", cfg)
 	for range 2 {
-		if _, err := source.Grant(t.Context()); err != nil {
+		if _, err := source.Grant(t.Context(), tokens.GrantRequest{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := source.Grant(t.Context()); !errors.Is(err, os.ErrNotExist) || outcomeOf(err) != transient {
+	if _, err := source.Grant(t.Context(), tokens.GrantRequest{}); !errors.Is(err, os.ErrNotExist) || outcomeOf(err) != transient {
 		t.Errorf("no secret: got %v", err)
 	}
 	if diff := cmp.Diff([]string{"old", "new"}, got); diff != "" {
@@ -346,7 +346,7 @@ func TestUnreachableProviderIsTransient(t *testing.T) {
 	for name, address := range map[string]string{
 		"slow": server.URL + "/slow", "garbage": server.URL + "/garbage", "gone": gone.URL,
 	} {
-		_, err := newSource(t, address, clientConfig()).Grant(ctx)
+		_, err := newSource(t, address, clientConfig()).Grant(ctx, tokens.GrantRequest{})
 		if outcomeOf(err) != transient {
 			t.Errorf("%s: got %v, want a transient error", name, err)
 		}

@@ -35,7 +35,7 @@ type source struct {
 	fail error
 }
 
-func (s *source) Grant(context.Context) (tokens.Grant, error) {
+func (s *source) Grant(context.Context, tokens.GrantRequest) (tokens.Grant, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n++
@@ -152,7 +152,7 @@ func (f *fixture) ask(t *testing.T, r request) answer {
 func (f *fixture) warm(t *testing.T) {
 	t.Helper()
 	for _, c := range f.credentials {
-		if _, err := c.Token(t.Context(), 1); err != nil {
+		if _, err := c.Token(t.Context(), tokens.Request{}); err != nil {
 			t.Fatal(err)
 		}
 		<-f.issued
@@ -205,7 +205,7 @@ func TestListShowsFailures(t *testing.T) {
 	}
 	defer c.Close()
 	f.credentials = map[string]*tokens.Credential{"broken": c}
-	_, _ = c.Token(t.Context(), 1)
+	_, _ = c.Token(t.Context(), tokens.Request{})
 	list, err := admin.NewClient(f.address, "").List(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -555,3 +555,5 @@ func TestClientErrors(t *testing.T) {
 		})
 	}
 }
+
+func (s *source) Revoke(context.Context, int, tokens.Secret) error { return errors.ErrUnsupported }

@@ -82,7 +82,7 @@ func (n *credential) connect(ctx context.Context, name string) Connection {
 	ctx, cancel := context.WithTimeout(ctx, n.provider.cfg.Timeout)
 	defer cancel()
 	c := Connection{Kind: "credential", Name: name}
-	grant, err := n.source.Grant(ctx)
+	grant, err := n.source.Grant(ctx, tokens.GrantRequest{})
 	if err != nil {
 		c.Err = err
 		return c

@@ -205,7 +205,7 @@ type source struct {
 	down  atomic.Bool
 }
 
-func (s *source) Grant(ctx context.Context) (tokens.Grant, error) {
+func (s *source) Grant(ctx context.Context, _ tokens.GrantRequest) (tokens.Grant, error) {
 	select {
 	case <-time.After(s.after):
 	case <-ctx.Done():
@@ -231,7 +231,7 @@ func TestRequestsAreMeasured(t *testing.T) {
 			{err: down},
 			{err: fmt.Errorf("token endpoint: %w", &tokens.PermanentError{Err: down})},
 		} {
-			got, err := requests.Measure(s, "shop").Grant(t.Context())
+			got, err := requests.Measure(s, "shop").Grant(t.Context(), tokens.GrantRequest{})
 			if got != s.grant || !errors.Is(err, s.err) {
 				t.Errorf("got %v, %v", got, err)
 			}
@@ -317,7 +317,7 @@ func TestNoTokenIsShown(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		token, err := c.Token(t.Context(), 1)
+		token, err := c.Token(t.Context(), tokens.Request{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -327,7 +327,7 @@ func TestNoTokenIsShown(t *testing.T) {
 		synctest.Wait()
 		s.down.Store(true)
 		time.Sleep(2 * time.Minute)
-		_, _ = c.Token(t.Context(), 1)
+		_, _ = c.Token(t.Context(), tokens.Request{})
 		c.Pause()
 		lines := out.String()
 		if !strings.Contains(lines, string(tokens.FingerprintOf(secret))) || !strings.Contains(lines, `"event":"failed"`) {
@@ -338,3 +338,5 @@ func TestNoTokenIsShown(t *testing.T) {
 		}
 	})
 }
+
+func (s *source) Revoke(context.Context, int, tokens.Secret) error { return errors.ErrUnsupported }

@@ -44,9 +44,9 @@ type measured struct {
 }
 
 // Grant implements [tokens.Source].
-func (m *measured) Grant(ctx context.Context) (tokens.Grant, error) {
+func (m *measured) Grant(ctx context.Context, r tokens.GrantRequest) (tokens.Grant, error) {
 	began := time.Now()
-	grant, err := m.source.Grant(ctx)
+	grant, err := m.source.Grant(ctx, r)
 	outcome := "ok"
 	var permanent *tokens.PermanentError
 	switch {
@@ -58,4 +58,9 @@ func (m *measured) Grant(ctx context.Context) (tokens.Grant, error) {
 	m.to.total.WithLabelValues(m.provider, outcome).Inc()
 	m.to.seconds.WithLabelValues(m.provider).Observe(time.Since(began).Seconds())
 	return grant, err
+}
+
+// Revoke implements [tokens.Source].
+func (m *measured) Revoke(ctx context.Context, client int, token tokens.Secret) error {
+	return m.source.Revoke(ctx, client, token)
 }
