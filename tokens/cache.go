@@ -2,42 +2,59 @@ package tokens
 
 import (
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// Cache maps keys to entries and bounds how many there are. One Cache serves
-// all credentials. It is safe for concurrent use.
+// Cache maps keys to entries and bounds what they take in memory. One Cache
+// serves all credentials. It is safe for concurrent use.
 type Cache struct {
 	entries *ristretto.Cache[string, *entry]
+	suspicions
+
+	mu sync.Mutex // guards what follows; taken last
+	// opening are the entries on behalf of callers that have not had their
+	// first answer: they are not in ristretto yet.
+	opening map[string]*entry
+	holders map[*holder]struct{}
 }
 
-// ristretto advises ten counters for every item that is expected, and the
-// default buffer.
 const (
+	// entryBytes is what an entry takes beside its texts: itself, its key, and
+	// what ristretto keeps of it. Measured.
+	entryBytes = 1 << 10
+	// ristretto advises ten counters for every item that is expected, and the
+	// default buffer.
 	countersPerEntry = 10
 	bufferItems      = 64
+	// MinCacheBytes is the smallest cache: its counters alone need some.
+	MinCacheBytes = 64 << 10
 )
 
-// NewCache makes a cache for at most maxEntries entries. It runs a goroutine
-// until Close.
-func NewCache(maxEntries int64) (*Cache, error) {
-	if maxEntries <= 0 {
-		return nil, fmt.Errorf("tokens: a cache for %d entries", maxEntries)
+// NewCache makes a cache that holds at most maxBytes of tokens, counted with
+// everything that is kept beside them. Tokens of our own are never pushed out,
+// whatever the bound. It runs a goroutine until Close.
+func NewCache(maxBytes int64) (*Cache, error) {
+	if maxBytes < MinCacheBytes {
+		return nil, fmt.Errorf("tokens: a cache of %d bytes is too small: %d at least", maxBytes, MinCacheBytes)
 	}
-	entries, err := ristretto.NewCache(&ristretto.Config[string, *entry]{
-		NumCounters: maxEntries * countersPerEntry,
-		MaxCost:     maxEntries,
+	c := &Cache{opening: map[string]*entry{}, holders: map[*holder]struct{}{}}
+	var err error
+	c.entries, err = ristretto.NewCache(&ristretto.Config[string, *entry]{
+		NumCounters: maxBytes / entryBytes * countersPerEntry,
+		MaxCost:     maxBytes,
 		BufferItems: bufferItems,
-		// Every entry costs 1. Without this, ristretto adds its own overhead
-		// in bytes to that.
+		// The cost of an entry has this in it.
 		IgnoreInternalCost: true,
+		OnExit:             (*entry).leave,
 		Metrics:            true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tokens: making the cache: %w", err)
 	}
-	return &Cache{entries: entries}, nil
+	return c, nil
 }
 
 // Close stops the cache's goroutine. The cache must not be used afterwards.
@@ -47,8 +64,8 @@ func (c *Cache) Close() { c.entries.Close() }
 type CacheStats struct {
 	// Hits and Misses count look-ups.
 	Hits, Misses uint64
-	// Entries is how many are held now.
-	Entries uint64
+	// Entries is how many are held now, and Bytes what they take.
+	Entries, Bytes uint64
 }
 
 // Stats returns the cache's counts.
@@ -58,17 +75,68 @@ func (c *Cache) Stats() CacheStats {
 		Hits:    m.Hits(),
 		Misses:  m.Misses(),
 		Entries: m.KeysAdded() - m.KeysEvicted(),
+		Bytes:   m.CostAdded() - m.CostEvicted(),
 	}
 }
 
-// get returns the entry of a key. Where the cache has none (ristretto keeps and
-// drops as it likes) it puts the given one back.
-func (c *Cache) get(key string, held *entry) *entry {
+// own returns the entry of a credential's own token. Where ristretto has it not
+// (it keeps and drops as it likes) it puts the given one back.
+func (c *Cache) own(key string, held *entry) *entry {
 	if e, ok := c.entries.Get(key); ok {
 		return e
 	}
-	c.entries.Set(key, held, 1)
+	held.enter()
+	if !c.entries.Set(key, held, entryBytes) {
+		held.leave()
+	}
 	return held
+}
+
+// open returns the entry of a key, or makes one where there is none. One that
+// was made is to be settled.
+func (c *Cache) open(key string, create func() *entry) *entry {
+	if e, ok := c.entries.Get(key); ok {
+		return e
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.opening[key]
+	if e == nil {
+		e = create()
+		c.opening[key] = e
+	}
+	return e
+}
+
+// find returns the entry of a key, or nil.
+func (c *Cache) find(key string) *entry {
+	if e, ok := c.entries.Get(key); ok {
+		return e
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opening[key]
+}
+
+// settle puts an entry into ristretto once its answer is in, for as long as that
+// is of use. It may block for a moment, and is not called with a lock held.
+func (c *Cache) settle(e *entry) {
+	cost, life := e.worth(time.Now())
+	e.enter()
+	if !c.entries.SetWithTTL(e.key, e, cost, life) {
+		e.leave()
+	}
+	c.mu.Lock()
+	known := c.opening[e.key] == e
+	c.mu.Unlock()
+	if !known {
+		return
+	}
+	// Set is asynchronous: until it is done, others must still find the entry.
+	c.entries.Wait()
+	c.mu.Lock()
+	delete(c.opening, e.key)
+	c.mu.Unlock()
 }
 
 // drop forgets a key whose credential is gone.

@@ -1,10 +1,10 @@
 package tokens
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,8 +32,19 @@ type Config struct {
 	// caller and route fall silent after a trial that did not help. Zero means
 	// 10 seconds.
 	CoolDown time.Duration
+	// OnBehalf asks for every token on behalf of a caller: there is one for
+	// every caller's token, and none without ([Request.Subject]).
+	OnBehalf bool
+	// Bypass fetches a token for every request, and keeps none. Requests that
+	// come at the same instant share one.
+	Bypass bool
 	// Observer is told of its tokens' life. Nil means nobody.
 	Observer Observer
+	// Publish is told of every token of its own that becomes current, in order,
+	// and of one without a Value when that ended and none took its place yet.
+	// It must not block and must not call back into the package. Nil means
+	// nobody.
+	Publish func(Token)
 }
 
 const (
@@ -55,21 +66,18 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Credential is an OAuth client of ours and the backend token that it gets. It
+// Credential is an OAuth client of ours and the backend tokens that it gets. It
 // is safe for concurrent use.
 type Credential struct {
-	cfg   Config
-	cache *Cache
-	key   string // of its entry in cache: no two credentials ever share one
-	held  *entry // so that pressure on the cache never costs a fetch
+	cfg Config
+	h   *holder
 
-	uses atomic.Uint64
-
-	// life ends with Close. Fetches run on it, never on a caller's context.
-	life context.Context //nolint:containedctx // the one lifetime context
-	stop context.CancelFunc
+	uses, bypassed atomic.Uint64
+	flushed        atomic.Pointer[time.Time] // tokens requested before are dropped
 
 	mu      sync.Mutex // guards what follows; taken after an entry's
+	prior   *Credential
+	closed  bool
 	paused  bool
 	trials  budget  // bounds the token requests that rejections cause
 	returns budget  // bounds how many successful trials are given back
@@ -94,90 +102,181 @@ func NewCredential(cache *Cache, cfg Config) (*Credential, error) {
 	now := time.Now()
 	c := &Credential{
 		cfg:     cfg,
-		cache:   cache,
 		trials:  newBudget(trialBurst, cfg.CoolDown, now),
 		returns: newBudget(returnBurst, cfg.CoolDown, now),
 		quiet:   silence{},
 	}
-	c.life, c.stop = context.WithCancel(context.Background())
-	c.held = &entry{c: c}
-	c.key = fmt.Sprintf("%s\x00%p", cfg.Key, c.held)
+	c.h = newHolder(cache, cfg.Key, c)
 	return c, nil
 }
 
-// Adopt takes over what old holds, if it is for the same key: its token, what is
+// Adopt takes over what old holds, if it is for the same key: its tokens, what is
 // known of its provider, its budget, and whether it is paused. A change of the
-// other settings so costs no token request. Call it before c is used; old goes
-// on as it was until it is closed.
+// other settings so costs no token request. Call it before c is used; old may be
+// used until it is closed. Should c be closed first, old has everything back.
 func (c *Credential) Adopt(old *Credential) {
 	if old == nil || old.cfg.Key != c.cfg.Key {
 		return
 	}
-	from, to := old.held, c.held
-	from.mu.Lock()
-	defer from.mu.Unlock()
-	to.mu.Lock()
-	defer to.mu.Unlock()
-	to.current, to.past = from.current, append(pastTokens(nil), from.past...)
-	to.failures, to.lastErr, to.notUntil = from.failures, from.lastErr, from.notUntil
+	c.h.end()
+	c.h = old.h
 	old.mu.Lock()
-	defer old.mu.Unlock()
 	c.mu.Lock()
+	c.prior = old
 	c.paused, c.trials.level, c.trials.at = old.paused, old.trials.level, old.trials.at
 	c.mu.Unlock()
+	old.mu.Unlock()
 	c.uses.Store(old.uses.Load())
-	if to.current.aliveAt(time.Now()) {
-		to.schedule(c.cfg.Expiry.renewal(to.current.Issued, to.current.Expires, rand.Float64()))
-	}
+	c.bypassed.Store(old.bypassed.Load())
+	c.flushed.Store(old.flushed.Load())
+	c.h.owner.Store(c)
+	c.h.own.reschedule()
 }
 
-// Close stops renewals and ends fetches in flight. Tokens that were handed out
-// stay valid.
+// Close stops renewals and ends fetches in flight, unless another credential has
+// adopted what it holds. Tokens that were handed out stay valid; refresh tokens
+// are revoked.
 func (c *Credential) Close() {
-	c.stop()
-	c.held.stopRenewal()
-	c.cache.drop(c.key)
+	c.mu.Lock()
+	c.closed = true
+	prior := c.prior
+	c.prior = nil
+	c.mu.Unlock()
+	if prior.isOpen() {
+		if c.h.owner.CompareAndSwap(c, prior) {
+			return
+		}
+	}
+	if owner := c.h.owner.Load(); owner != c {
+		owner.forget(c)
+		return
+	}
+	c.h.end()
+}
+
+// isOpen reports whether c is there and not closed.
+func (c *Credential) isOpen() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.closed
+}
+
+// forget lets go of a credential that was adopted and is closed now.
+func (c *Credential) forget(prior *Credential) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.prior == prior {
+		c.prior = nil
+	}
 }
 
 // Name returns the credential's name in the configuration.
 func (c *Credential) Name() string { return c.cfg.Name }
 
-// entry returns the entry of the credential's own token.
-func (c *Credential) entry() *entry { return c.cache.get(c.key, c.held) }
+// flushedAt is when all its tokens were dropped last.
+func (c *Credential) flushedAt() time.Time {
+	if at := c.flushed.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
 
-// Token returns the living backend token. Without one it waits for the fetch in
-// flight, starting it if needed, until ctx ends or the credential's timeout is
-// over; the error then is an *[UnavailableError].
+// Token returns the living backend token for a request. Without one it waits for
+// the fetch in flight, starting it if needed, until ctx ends or the credential's
+// timeout is over; the error then is an *[UnavailableError], or a
+// *[SubjectError] where the provider refused the caller's own token.
 func (c *Credential) Token(ctx context.Context, r Request) (Token, error) {
-	e, attempt := c.entry(), r.Attempt
-	now := time.Now()
+	if c.cfg.OnBehalf && r.Subject.Token == "" {
+		return Token{}, c.unavailable(errNoSubject, 0)
+	}
+	if c.cfg.Bypass || r.Bypass {
+		return c.tokenAlone(ctx, r.Subject)
+	}
+	e := c.h.entry(c.behalf(r.Subject))
 	e.mu.Lock()
-	token := e.current
-	alive := token.aliveAt(now)
-	if alive && token.freshOn(attempt, now) {
-		e.handedOut(attempt)
-		e.mu.Unlock()
-		c.uses.Add(1)
-		return token, nil
-	}
-	var f *fetch
-	if alive {
-		f = e.suspect(now)
-	} else {
-		f = e.fetchMissing(now)
-	}
+	token, f := e.demand(time.Now(), r.Attempt)
 	e.mu.Unlock()
+	return c.obtain(ctx, e, token, f)
+}
 
+// behalf returns the subject whose token a request gets: nobody, for a
+// credential that asks in its own name.
+func (c *Credential) behalf(s Subject) Subject {
+	if !c.cfg.OnBehalf {
+		return Subject{}
+	}
+	return s
+}
+
+// obtain waits for a fetch, if there is one, and falls back on the token that is
+// held while that lives.
+func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch) (Token, error) {
+	if f == nil && held.aliveAt(time.Now()) {
+		c.uses.Add(1)
+		return held, nil
+	}
+	if f != nil && f.over() && !e.pinned { // it could not be started
+		c.h.cache.settle(e)
+	}
 	fresh, err := c.wait(ctx, f)
 	switch {
 	case err == nil:
 		c.uses.Add(1)
 		return fresh, nil
-	case token.aliveAt(time.Now()): // the wait may have outlasted it
+	case held.aliveAt(time.Now()): // the wait may have outlasted it
 		c.uses.Add(1)
-		return token, nil
+		return held, nil
 	}
 	return Token{}, err
+}
+
+// Retried is a request that Envoy sends again because its token was refused.
+type Retried struct {
+	// Use is what the check gave the request.
+	Use Use
+	// Refused is the fingerprint of the token that was refused.
+	Refused Fingerprint
+	// Attempt counts the tries of the request from 1, the coming one included.
+	Attempt int
+}
+
+// Again returns the token for a request that is sent again without passing the
+// check again: never the one that was refused. It blocks and fails as Token
+// does, and fails where the caller's token that it takes is no longer at hand.
+func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
+	if r.Use.isAlone() && !c.cfg.OnBehalf {
+		return c.tokenAlone(ctx, Subject{})
+	}
+	e := c.h.find(r.Use.Subject)
+	if e == nil {
+		return Token{}, c.unavailable(errNoSubject, 0)
+	}
+	now := time.Now()
+	e.mu.Lock()
+	var f *fetch
+	token := e.current
+	switch {
+	case !token.aliveAt(now):
+		f = e.fetchMissing(now)
+	case token.Fingerprint != r.Refused && (e.past.has(r.Refused) || token.freshOn(r.Attempt, now)):
+		e.mu.Unlock()
+		c.uses.Add(1)
+		return token, nil
+	default:
+		f = e.suspect(now)
+	}
+	e.mu.Unlock()
+	fresh, err := c.wait(ctx, f)
+	switch {
+	case err == nil && fresh.Fingerprint == r.Refused:
+		return Token{}, c.unavailable(errSameToken, c.cfg.CoolDown)
+	case err == nil:
+		c.uses.Add(1)
+	}
+	return fresh, err
 }
 
 // wait waits for a fetch until ctx ends or the timeout is over. A nil fetch is
@@ -202,15 +301,33 @@ var (
 	errOutlived   = errors.New("the token expired before it arrived")
 	errPaused     = errors.New("the credential is paused")
 	errClosed     = errors.New("the credential is closed")
+	errNoSubject  = errors.New("it is got on behalf of a caller, and the caller's own token is not at hand")
+	errSameToken  = errors.New("the provider gives the refused token again")
 )
+
+// failure is what becomes of a failed fetch's error.
+func (c *Credential) failure(err error, retryAfter time.Duration) error {
+	var subject *SubjectError
+	if errors.As(err, &subject) {
+		return err
+	}
+	return c.unavailable(err, retryAfter)
+}
 
 func (c *Credential) unavailable(err error, retryAfter time.Duration) error {
 	return &UnavailableError{Credential: c.cfg.Name, RetryAfter: retryAfter, Err: err}
 }
 
-// Warm starts fetching a token if none is held, without waiting for it.
+// keeps reports whether there is a token of its own to keep.
+func (c *Credential) keeps() bool { return !c.cfg.OnBehalf && !c.cfg.Bypass }
+
+// Warm starts fetching a token if none is held, without waiting for it. It does
+// nothing where tokens are fetched for requests only.
 func (c *Credential) Warm() {
-	e := c.entry()
+	if !c.keeps() {
+		return
+	}
+	e := c.h.own
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -219,20 +336,41 @@ func (c *Credential) Warm() {
 	}
 }
 
-// Flush drops the token that is held and fetches another, without waiting for
-// it. It reports whether a token was held; ErrPaused if the credential is
-// paused, for then nothing would take its place.
+// Flush drops the tokens that are held, and fetches another of its own without
+// waiting for it. It reports whether one was held; ErrPaused if the credential
+// is paused, for then nothing would take its place.
 func (c *Credential) Flush() (bool, error) {
 	if c.isPaused() {
 		return false, ErrPaused
 	}
-	e := c.entry()
 	now := time.Now()
+	c.flushed.Store(&now)
+	if !c.keeps() {
+		return c.h.entries.Load() > 0, nil
+	}
+	e := c.h.own
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	had := e.current.aliveAt(now)
 	e.flush(now)
 	return had, nil
+}
+
+// ErrNothingHeld is returned where there is no token to simulate with.
+var ErrNothingHeld = errors.New("tokens: the credential holds no token of its own now")
+
+// Void puts a token in place of the one that is held which no backend accepts,
+// as if its provider had voided it: the next request meets a dead token. It is
+// for simulations; ErrNothingHeld if there is no token to replace.
+func (c *Credential) Void() error {
+	e := c.h.own
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.current.aliveAt(time.Now()) {
+		return ErrNothingHeld
+	}
+	e.void()
+	return nil
 }
 
 // ErrPaused is returned where an operator's request makes no sense while the
@@ -247,8 +385,8 @@ func (c *Credential) Pause() bool { return c.setPaused(true, EventPaused) }
 // Resume undoes Pause. A token that is missing or due is fetched at once.
 func (c *Credential) Resume() bool {
 	changed := c.setPaused(false, EventResumed)
-	if changed {
-		e := c.entry()
+	if changed && c.keeps() {
+		e := c.h.own
 		e.mu.Lock()
 		e.resume(time.Now())
 		e.mu.Unlock()
@@ -275,13 +413,15 @@ func (c *Credential) isPaused() bool {
 
 // emit completes an event and tells the observer.
 func (c *Credential) emit(ev Event) {
-	ev.Time, ev.Credential, ev.Provider = time.Now(), c.cfg.Name, c.cfg.Provider
+	ev.Time, ev.Credential = time.Now(), c.cfg.Name
+	ev.Provider = cmp.Or(ev.Provider, c.cfg.Provider)
 	c.cfg.Observer(ev)
 }
 
 // Status is a credential's state at one moment. It holds no token.
 type Status struct {
-	// Name and Provider are the credential's and its provider's.
+	// Name is the credential's, and Provider that of the provider that issued
+	// its token, or else of its first.
 	Name, Provider string
 	// Token is what is held; its Value is left out. Its Generation is 0 if
 	// there never was one.
@@ -294,8 +434,14 @@ type Status struct {
 	Fetching bool
 	// Paused is whether an operator paused it.
 	Paused bool
-	// Uses counts the tokens that were handed out.
-	Uses uint64
+	// OnRequest is whether tokens are fetched for requests only: on behalf of
+	// callers, or by a bypass. Then Token and what goes with it stay empty.
+	OnRequest bool
+	// Subjects is how many tokens are held on behalf of callers.
+	Subjects int
+	// Uses counts the tokens that were handed out, and Bypassed those of them
+	// that were fetched for a single request.
+	Uses, Bypassed uint64
 	// Trials is how many token requests rejections may cause at once now.
 	Trials int
 	// Failures counts the token requests that failed since the last success.
@@ -306,14 +452,15 @@ type Status struct {
 
 // Status returns the credential's state.
 func (c *Credential) Status() Status {
-	e := c.held
+	e := c.h.own
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Status{
-		Name: c.cfg.Name, Provider: c.cfg.Provider,
+		Name: c.cfg.Name, Provider: cmp.Or(e.current.Provider, c.cfg.Provider),
 		Token: e.current, Alive: e.current.aliveAt(now), Renewal: e.renewal,
-		Fetching: e.fetching != nil, Uses: c.uses.Load(),
+		Fetching: e.fetching != nil, OnRequest: !c.keeps(), Subjects: int(c.h.entries.Load()),
+		Uses: c.uses.Load(), Bypassed: c.bypassed.Load(),
 		Failures: e.failures, Err: e.lastErr,
 	}
 	s.Token.Value = ""

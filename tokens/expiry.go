@@ -12,10 +12,18 @@ type Expiry struct {
 	// Margin is how long before its end a token is renewed. It is never more
 	// than half of the lifetime. Zero renews it at its end.
 	Margin time.Duration
+	// Least is the least remaining life that a request is given, unless no
+	// longer one can be had. It is never more than half of the lifetime. Zero
+	// asks for none.
+	Least time.Duration
+	// Refresh is the lifetime of a refresh token whose provider states none,
+	// counted from its last use. Zero means 12 hours: never for ever.
+	Refresh time.Duration
 }
 
 const (
-	defaultLifetime = 5 * time.Minute
+	defaultLifetime        = 5 * time.Minute
+	defaultRefreshLifetime = 12 * time.Hour
 	// jitterShare is the share of the margin by which renewals are spread, so
 	// that replicas that were started together do not renew together.
 	jitterShare = 0.2
@@ -48,4 +56,22 @@ func (x Expiry) renewal(issued, expires time.Time, spread float64) time.Time {
 		return at
 	}
 	return issued
+}
+
+// least returns the remaining life below which a token is not given to a request
+// if another may be had.
+func (x Expiry) least(t Token) time.Duration {
+	return min(x.Least, t.Expires.Sub(t.Requested)/2)
+}
+
+// refreshLifetime returns how long a refresh token is kept whose provider states
+// stated.
+func (x Expiry) refreshLifetime(stated time.Duration) time.Duration {
+	switch {
+	case stated > 0:
+		return stated
+	case x.Refresh > 0:
+		return x.Refresh
+	}
+	return defaultRefreshLifetime
 }

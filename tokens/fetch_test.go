@@ -486,13 +486,13 @@ func TestStatus(t *testing.T) {
 func TestCachePressure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		cache, err := NewCache(2)
+		cache, err := NewCache(MinCacheBytes)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer cache.Close()
 		source := numbered(time.Hour, 0)
-		const many = 50
+		const many = 200
 		var all []*Credential
 		for range many {
 			c, err := NewCredential(cache, Config{Name: "orders", Key: "k", Source: source})
@@ -512,7 +512,7 @@ func TestCachePressure(t *testing.T) {
 			t.Errorf("%d token requests, want %d", n, many)
 		}
 		s := cache.Stats()
-		if s.Entries > 2 || s.Hits+s.Misses != 5*many {
+		if s.Entries > MinCacheBytes/entryBytes || s.Hits+s.Misses != 5*many {
 			t.Errorf("stats: got %+v", s)
 		}
 	})

@@ -202,7 +202,7 @@ type undying struct{ testing.TB }
 func TestCredentialProperties(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		cache, err := NewCache(100)
+		cache, err := NewCache(1 << 20)
 		if err != nil {
 			t.Fatal(err)
 		}

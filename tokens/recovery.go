@@ -45,6 +45,7 @@ type recovery struct {
 	given   uint64        // times a token was handed out on a first try
 	back    uint64        // rejections of the token that was current
 	recent  []mark        // at the last rejections, oldest first
+	surge   surge         // of rejections that are not in these counts
 	began   chan struct{} // closed when a trial begins; nil if nobody waits for that
 	trial   *trial        // the last token request that a rejection caused
 
@@ -68,12 +69,16 @@ type trial struct {
 }
 
 // newToken forgets what was said about the token before.
-func (r *recovery) newToken() { r.recent = nil }
+func (r *recovery) newToken() { r.recent, r.surge.recent = nil, nil }
 
 func (r *recovery) mark(now time.Time) mark { return mark{r.given, r.back, now} }
 
 // count counts a rejection and returns the point right after it.
-func (r *recovery) count(now time.Time) mark {
+func (r *recovery) count(now time.Time, uncounted bool) mark {
+	if uncounted {
+		r.surge.add(now)
+		return r.mark(now)
+	}
 	r.back++
 	m := r.mark(now)
 	r.recent = append(r.recent, m)
@@ -84,14 +89,21 @@ func (r *recovery) count(now time.Time) mark {
 }
 
 // mostRefused reports whether at least half of the requests since m came back
-// refused, the rejection at m among them.
-func (r *recovery) mostRefused(m mark) bool {
+// refused, the rejection at m among them; of requests that are not counted,
+// whether many more come back refused than usual.
+func (r *recovery) mostRefused(m mark, uncounted bool) bool {
+	if uncounted {
+		return r.surge.rises()
+	}
 	return 2*(r.back-m.back+1) >= r.given-m.given
 }
 
 // several reports whether the last rejections came in a row.
-func (r *recovery) several() bool {
-	return len(r.recent) == enoughRefused && r.mostRefused(r.recent[0])
+func (r *recovery) several(uncounted bool) bool {
+	if uncounted {
+		return r.surge.rises()
+	}
+	return len(r.recent) == enoughRefused && r.mostRefused(r.recent[0], false)
 }
 
 // handedOut counts a request. Retried ones do not count: they say nothing about
@@ -118,7 +130,7 @@ func (t Token) freshOn(attempt int, now time.Time) bool {
 // given the one that is held: that may be as dead as the one that was refused
 // elsewhere. It returns nil if the bucket allows none.
 func (e *entry) suspect(now time.Time) *fetch {
-	if e.fetching == nil && !e.c.spend(now, reserveSingle) {
+	if e.fetching == nil && !e.c().spend(now, reserveSingle) {
 		return nil
 	}
 	return e.begin(now, ReasonSuspect)
@@ -140,7 +152,7 @@ func (e *entry) begin(now time.Time, reason Reason) *fetch {
 	case f == nil:
 		f = e.start(now, reason)
 		if e.fetching == nil { // it could not be started
-			e.c.giveBack()
+			e.c().giveBack()
 			return f
 		}
 		f.paid = true
@@ -148,7 +160,7 @@ func (e *entry) begin(now time.Time, reason Reason) *fetch {
 		return f
 	}
 	f.reason = reason
-	r.trial = &trial{refused: r.refused, several: r.several()}
+	r.trial = &trial{refused: r.refused, several: r.several(false) || r.several(true)}
 	return f
 }
 
@@ -215,7 +227,13 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	if c.cfg.Action == Observe {
 		return Outcome{Reason: ReasonObserve}
 	}
-	e := c.entry()
+	if r.Use.isAlone() && !r.Uncounted {
+		return c.judgeAlone(r)
+	}
+	e := c.h.find(r.Use.Subject)
+	if e == nil {
+		return refusal(r, ReasonNoSubject, 0)
+	}
 	f, o := e.recover(ctx, r)
 	switch {
 	case c.cfg.Action == Evict && f != nil:
@@ -244,29 +262,52 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	f, o := e.weigh(ctx, r)
+	if f != nil && r.Verdict == Dead {
+		f.dead = r.Fingerprint
+	}
+	return f, o
+}
+
+// weigh is recover with the lock held, but for the time that it holds the
+// rejection.
+func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	now := time.Now()
 	ours := r.Fingerprint == e.current.Fingerprint
 	fresh := now.Sub(e.current.Issued) < freshFor
 	switch {
 	case !ours && e.current.aliveAt(now) && e.newer(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
-	case r.Attempt > 1 && r.Use.Age < surelyFresh:
+	case r.Attempt > 1 && e.wasFresh(now, r):
 		e.notHelped(now, r)
-		return nil, refusal(r, ReasonAgain, e.c.cfg.CoolDown)
+		return nil, refusal(r, ReasonAgain, e.c().cfg.CoolDown)
 	case !ours && e.current.aliveAt(now) && e.explains(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	}
-	at := e.recovery.count(now)
+	at := e.recovery.count(now, r.Uncounted)
 	switch {
 	case e.fetching != nil:
 		return e.begin(now, single(r)), Outcome{}
 	case !e.current.aliveAt(now):
 		return e.fetchMissing(now), Outcome{}
+	case !e.pinned && e.suspected(): // others found out already, and paid
+		return e.start(now, ReasonSpread), Outcome{}
 	}
 	if f := e.try(now, r, fresh && ours); f != nil {
 		return f, Outcome{}
 	}
 	return e.hold(ctx, now, r, at)
+}
+
+// wasFresh reports whether the token that a retried request was refused with was
+// issued after the rejection before that. The check tells how old it was, unless
+// the request was sent again without passing the check: then all that is known
+// is how old the token is now.
+func (e *entry) wasFresh(now time.Time, r Rejection) bool {
+	if r.Fingerprint == e.current.Fingerprint && r.Use.Generation != e.current.Generation {
+		return now.Sub(e.current.Issued) < freshFor
+	}
+	return r.Use.Age < surelyFresh
 }
 
 // newer reports whether the token that is held is known to be newer than the one
@@ -298,14 +339,14 @@ func single(r Rejection) Reason {
 // try begins the trial of a single rejection, if it may have one. A token that
 // was just issued is not tried on the word of a single one.
 func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
-	if justIssued || e.c.isQuiet(now, r.pair()) {
+	if justIssued || e.c().isQuiet(now, r.pair()) {
 		return nil
 	}
 	reserve := reserveUnclear
 	if r.Verdict == Dead {
 		reserve = reserveSingle
 	}
-	if !e.c.spend(now, reserve) {
+	if !e.c().spend(now, reserve) {
 		return nil
 	}
 	return e.begin(now, single(r))
@@ -318,7 +359,7 @@ func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (
 	switch {
 	case rec.isQuiet(now):
 		return nil, refusal(r, ReasonQuiet, rec.quietUntil.Sub(now))
-	case rec.several():
+	case rec.several(r.Uncounted):
 		return e.tryProportion(now, r, 0)
 	}
 	if rec.began == nil {
@@ -347,7 +388,7 @@ func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outc
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	case ctx.Err() != nil:
 		return nil, refusal(r, ReasonGone, 0)
-	case e.recovery.isQuiet(now) || !e.recovery.mostRefused(at):
+	case e.recovery.isQuiet(now) || !e.recovery.mostRefused(at, r.Uncounted):
 		return nil, refusal(r, ReasonQuiet, 0)
 	}
 	return e.tryProportion(now, r, reserveSingle)
@@ -355,8 +396,8 @@ func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outc
 
 // tryProportion begins a trial because most requests come back refused.
 func (e *entry) tryProportion(now time.Time, r Rejection, reserve int) (*fetch, Outcome) {
-	if !e.c.spend(now, reserve) {
-		return nil, refusal(r, ReasonBudget, e.c.nextTrial(now))
+	if !e.c().spend(now, reserve) {
+		return nil, refusal(r, ReasonBudget, e.c().nextTrial(now))
 	}
 	return e.begin(now, ReasonProportion), Outcome{}
 }
@@ -388,9 +429,9 @@ func (r *recovery) isQuiet(now time.Time) bool {
 
 // notHelped is told that a request was refused again with a fresh token.
 func (e *entry) notHelped(now time.Time, r Rejection) {
-	e.c.mu.Lock()
-	e.c.quiet.add(r.pair(), now, now.Add(e.c.cfg.CoolDown))
-	e.c.mu.Unlock()
+	e.c().mu.Lock()
+	e.c().quiet.add(r.pair(), now, now.Add(e.c().cfg.CoolDown))
+	e.c().mu.Unlock()
 	rec := &e.recovery
 	t := rec.trial
 	if t == nil || t.passed || t.failed {
@@ -398,7 +439,7 @@ func (e *entry) notHelped(now time.Time, r Rejection) {
 	}
 	t.failed = true
 	if t.several {
-		rec.quietUntil = now.Add(min(e.c.cfg.CoolDown<<min(rec.quietSteps, 10), maxQuiet))
+		rec.quietUntil = now.Add(min(e.c().cfg.CoolDown<<min(rec.quietSteps, 10), maxQuiet))
 		rec.quietSteps++
 		rec.quietAt = rec.mark(now)
 	}
@@ -427,7 +468,10 @@ func (c *Credential) Accepted(a Acceptance) {
 		Reason: ReasonAccepted, Attempt: a.Attempt, RequestID: a.RequestID,
 	}
 	c.emit(ev)
-	e := c.entry()
+	e := c.h.find(a.Use.Subject)
+	if e == nil {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	rec := &e.recovery
@@ -445,6 +489,23 @@ func (c *Credential) Accepted(a Acceptance) {
 	c.mu.Unlock()
 	ev.Kind, ev.Latency = EventRecovered, now.Sub(t.refused)
 	c.emit(ev)
+	if e.confirmed(now, a.Use.Caller) {
+		c.h.cache.spread(e.current.Provider, t.refused, e)
+	}
+}
+
+// judgeAlone decides on the rejection of a token that was fetched for this very
+// request: the next try is given another, so nothing is evicted.
+func (c *Credential) judgeAlone(r Rejection) Outcome {
+	switch {
+	case r.Verdict != Dead || r.Attempt > 1:
+		return refusal(r, ReasonAgain, c.cfg.CoolDown)
+	case c.cfg.Action == Evict:
+		return Outcome{Reason: ReasonEvict}
+	case !c.spend(time.Now(), 0):
+		return refusal(r, ReasonBudget, c.nextTrial(time.Now()))
+	}
+	return Outcome{Answer: TryAgain, Reason: ReasonDead}
 }
 
 // retryAfter returns what an error says about when to ask again.

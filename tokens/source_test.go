@@ -81,7 +81,7 @@ func (d *diary) of(kind Kind) []Event {
 // newTestCredential makes a credential and its diary. Use it within synctest.
 func newTestCredential(t *testing.T, source Source, mend ...func(*Config)) (*Credential, *diary) {
 	t.Helper()
-	cache, err := NewCache(100)
+	cache, err := NewCache(1 << 20)
 	if err != nil {
 		t.Fatal(err)
 	}

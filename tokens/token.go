@@ -82,7 +82,7 @@ type Token struct {
 	// Fingerprint is that of Value.
 	Fingerprint Fingerprint
 	// Generation counts the tokens of one key from 1; every new token is a
-	// new generation.
+	// new generation. It is 0 for one that was fetched for a single request.
 	Generation uint64
 	// Requested is when the provider was asked for it. A token is newer than
 	// a rejection only if it was requested after that rejection was seen.
@@ -92,6 +92,10 @@ type Token struct {
 	// Expires is when it must no longer be used. It is never zero in a token
 	// that was issued.
 	Expires time.Time
+	// Provider is the name of the provider that issued it.
+	Provider string
+	// Subject is what [Use.Subject] is to be; empty for a token of our own.
+	Subject string
 }
 
 // aliveAt reports whether the token may still be handed out.

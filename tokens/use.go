@@ -12,6 +12,9 @@ type Use struct {
 	Credential string
 	// Caller tells callers apart without naming them.
 	Caller Fingerprint
+	// Subject tells the tokens of a credential apart that were got on behalf of
+	// callers: a hash of the caller's token. Empty for a token of our own.
+	Subject string
 	// Generation is that of the token, as counted by the replica that gave it.
 	Generation uint64
 	// Age is how old the token was when it was given. An age rather than a
@@ -19,12 +22,13 @@ type Use struct {
 	Age time.Duration
 }
 
-// The names under which a Use travels: the first three are strings, the others
+// The names under which a Use travels: the first four are strings, the others
 // numbers.
 const (
 	PolicyField     = "policy"
 	CredentialField = "credential"
 	CallerField     = "caller"
+	SubjectField    = "subject"
 	GenerationField = "generation"
 	AgeField        = "age_ms" // in milliseconds
 )
@@ -35,6 +39,7 @@ func (u Use) Fields() map[string]any {
 		PolicyField:     u.Policy,
 		CredentialField: u.Credential,
 		CallerField:     string(u.Caller),
+		SubjectField:    u.Subject,
 		GenerationField: float64(u.Generation),
 		AgeField:        float64(u.Age.Milliseconds()),
 	}
@@ -49,6 +54,7 @@ func UseFromFields(fields map[string]any) Use {
 		Policy:     text(PolicyField),
 		Credential: text(CredentialField),
 		Caller:     Fingerprint(text(CallerField)),
+		Subject:    text(SubjectField),
 		Generation: uint64(max(number(GenerationField), 0)),
 		Age:        time.Duration(number(AgeField)) * time.Millisecond,
 	}

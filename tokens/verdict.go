@@ -57,6 +57,9 @@ type Rejection struct {
 	Route string
 	// Retriable is whether this request may be sent again.
 	Retriable bool
+	// Uncounted says that the request's token did not come from
+	// [Credential.Token], so that nobody knows how many others were accepted.
+	Uncounted bool
 	// RequestID is Envoy's x-request-id, for the log.
 	RequestID string
 }
@@ -129,6 +132,11 @@ const (
 	ReasonBudget       Reason = "budget"        // the token bucket is empty
 	ReasonNoToken      Reason = "no_token"      // no fresh token could be had
 	ReasonPaused       Reason = "paused"        // an operator paused the credential
+	ReasonSpread       Reason = "spread"        // its provider voided another token
+	ReasonBypass       Reason = "bypass"        // every request fetches one
+	ReasonDropped      Reason = "dropped"       // nobody uses it any more
+	ReasonSimulated    Reason = "simulated"     // an operator simulates a dead token
+	ReasonNoSubject    Reason = "no_subject"    // the caller's own token is not at hand
 	ReasonGone         Reason = "gone"          // the caller did not wait
 	ReasonAccepted     Reason = "accepted"      // the backend accepted the token
 )

@@ -34,7 +34,7 @@ func newWorld(t *testing.T, replicas int, mend ...func(*Config)) *world {
 	t.Helper()
 	w := &world{fetch: 20 * time.Millisecond, backend: 20 * time.Millisecond, life: time.Hour, results: map[string]int{}}
 	for range replicas {
-		cache, err := NewCache(100)
+		cache, err := NewCache(1 << 20)
 		if err != nil {
 			t.Fatal(err)
 		}

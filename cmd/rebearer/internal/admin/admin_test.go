@@ -54,7 +54,7 @@ type fixture struct {
 
 func newFixture(t *testing.T, change ...func(*admin.Config)) *fixture {
 	t.Helper()
-	cache, err := tokens.NewCache(10)
+	cache, err := tokens.NewCache(1 << 20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestListShowsFailures(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	failing := &source{fail: &tokens.PermanentError{Err: errors.New("status 401, error invalid_client")}}
-	cache, err := tokens.NewCache(10)
+	cache, err := tokens.NewCache(1 << 20)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -302,7 +302,7 @@ func TestRegisteringTwice(t *testing.T) {
 func TestNoTokenIsShown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		cache, err := tokens.NewCache(10)
+		cache, err := tokens.NewCache(1 << 20)
 		if err != nil {
 			t.Fatal(err)
 		}

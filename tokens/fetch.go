@@ -1,0 +1,329 @@
+package tokens
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// fetch is one token request, with its tries, that any number may wait for.
+type fetch struct {
+	done   chan struct{} // closed when the fields below are set
+	token  Token
+	err    error // an *UnavailableError or a *SubjectError
+	reason Reason
+	// The rest is guarded by the entry's lock.
+	paid bool        // it took a trial from the budget
+	dead Fingerprint // of the token that was said to be dead, if one was
+}
+
+// over reports whether the fetch has ended.
+func (f *fetch) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// How token requests that failed are tried again. Within one fetch the tries
+// come soon, since callers wait. Once a provider is known to be down there is
+// one try a fetch, after a pause that is short enough that whoever waits for it
+// still gets an answer, and that a provider that is back is noticed at once.
+const (
+	firstRetry     = 50 * time.Millisecond
+	maxRetry       = time.Second
+	permanentPause = 10 * time.Second
+	maxRenewalWait = 30 * time.Second
+)
+
+// fetchMissing starts or joins the fetch of a token where none is alive. It
+// returns a fetch that has failed already if none may be started.
+func (e *entry) fetchMissing(now time.Time) *fetch {
+	if e.fetching != nil {
+		return e.fetching
+	}
+	reason := ReasonFirst
+	if e.current.Generation > 0 {
+		reason = ReasonExpired
+		if e.current.Value != "" {
+			e.emit(Event{Kind: EventExpired, Reason: reason})
+			e.past.add(e.current.Fingerprint)
+			e.current.Value = ""
+			e.publish()
+		}
+	}
+	return e.start(now, reason)
+}
+
+// failed returns a fetch that is over.
+func (e *entry) failed(err error, retryAfter time.Duration) *fetch {
+	f := &fetch{done: make(chan struct{}), err: e.c().failure(err, retryAfter)}
+	close(f.done)
+	return f
+}
+
+// start starts a fetch, or returns a failed one where that is of no use: the
+// credential is paused or closed, or the provider just refused for good. None
+// may be in flight.
+func (e *entry) start(now time.Time, reason Reason) *fetch {
+	wait := e.notUntil.Sub(now)
+	switch {
+	case e.of.life.Err() != nil:
+		return e.failed(errClosed, 0)
+	case e.c().isPaused():
+		return e.failed(errPaused, time.Second)
+	case wait > e.c().cfg.Timeout, wait > 0 && isRefusal(e.lastErr):
+		return e.failed(e.lastErr, wait)
+	}
+	f := &fetch{done: make(chan struct{}), reason: reason}
+	e.fetching = f
+	go e.run(f)
+	return f
+}
+
+// isRefusal reports whether asking again soon gives the same answer.
+func isRefusal(err error) bool {
+	var (
+		permanent *PermanentError
+		subject   *SubjectError
+	)
+	return errors.As(err, &permanent) || errors.As(err, &subject)
+}
+
+// run makes the token request and ends the fetch.
+func (e *entry) run(f *fetch) {
+	e.pause()
+	ctx, cancel := context.WithTimeoutCause(e.of.life, e.c().cfg.Timeout, errSlow)
+	defer cancel()
+	for !e.attempt(ctx, f) {
+	}
+	switch {
+	case e.lone:
+		e.of.endAlone(e)
+	case !e.pinned:
+		e.of.cache.settle(e)
+	}
+}
+
+// attempt makes a token request, and reports whether that was the last one of
+// the fetch.
+func (e *entry) attempt(ctx context.Context, f *fetch) bool {
+	grant, requested, err := e.request(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err != nil:
+	case requested.Before(e.recovery.refused):
+		// A token that was requested before the rejection of its predecessor
+		// was seen may be as dead as that: the rejection wins.
+		return false
+	case e.comesBack(f, grant) && e.revokeDead(ctx, grant):
+		return false
+	}
+	e.finish(f, grant, requested, err)
+	return true
+}
+
+// comesBack reports whether the provider answers with the very token that was
+// said to be dead, and whether something may be done about it: once a token, and
+// within the budget.
+func (e *entry) comesBack(f *fetch, grant Grant) bool {
+	if f.dead == "" || FingerprintOf(grant.AccessToken.Reveal()) != f.dead || e.barren == f.dead {
+		return false
+	}
+	e.barren = f.dead
+	return e.c().spend(time.Now(), 0)
+}
+
+// revokeDead revokes a token that its provider takes for a living one, and
+// reports whether it did. It lets go of the lock meanwhile.
+func (e *entry) revokeDead(ctx context.Context, grant Grant) bool {
+	c := e.c()
+	e.mu.Unlock()
+	defer e.mu.Lock()
+	err := c.cfg.Source.Revoke(ctx, grant.Client, grant.AccessToken)
+	c.revoked(FingerprintOf(grant.AccessToken.Reveal()), ReasonDead, err)
+	return err == nil
+}
+
+// pause waits until a provider that just failed may be asked again.
+func (e *entry) pause() {
+	e.mu.Lock()
+	wait := time.Until(e.notUntil)
+	e.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	select {
+	case <-time.After(wait):
+	case <-e.of.life.Done():
+	}
+}
+
+// request asks the source, and asks again soon while the failure is transient,
+// ctx lasts, and the provider was not known to be down before.
+// It returns when the last try began.
+func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
+	e.mu.Lock()
+	down := e.failures > 0
+	if !e.refresh.aliveAt(time.Now()) {
+		e.dropRefresh()
+	}
+	wanted := GrantRequest{Subject: e.subject.Token, Refresh: e.refresh.value, Client: e.refresh.client}
+	c := e.c()
+	e.mu.Unlock()
+	var requested time.Time
+	ask := func() (Grant, error) {
+		if c.isPaused() {
+			return Grant{}, stopRetrying(errPaused)
+		}
+		requested = time.Now()
+		grant, err := c.cfg.Source.Grant(ctx, wanted)
+		if down || isRefusal(err) || askedToWait(err) > 0 {
+			err = stopRetrying(err)
+		}
+		return grant, err
+	}
+	grant, err := backoff.Retry(ctx, ask,
+		backoff.WithBackOff(&backoff.ExponentialBackOff{
+			InitialInterval: firstRetry, MaxInterval: maxRetry, Multiplier: 2, RandomizationFactor: 0.3,
+		}),
+		backoff.WithMaxElapsedTime(c.cfg.Timeout))
+	var stopped *backoff.PermanentError
+	if errors.As(err, &stopped) {
+		err = stopped.Unwrap()
+	}
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = context.Cause(ctx)
+	}
+	return grant, requested, err
+}
+
+// askedToWait returns how long the provider asked not to be asked again
+// (Retry-After), if it did. A Source caps it.
+func askedToWait(err error) time.Duration {
+	var asked interface{ RetryAfter() time.Duration }
+	if errors.As(err, &asked) {
+		return asked.RetryAfter()
+	}
+	return 0
+}
+
+func stopRetrying(err error) error {
+	if err == nil {
+		return nil
+	}
+	return backoff.Permanent(err)
+}
+
+// finish stores the result of a fetch and wakes who waits for it.
+func (e *entry) finish(f *fetch, grant Grant, requested time.Time, err error) {
+	e.fetching = nil
+	now := time.Now()
+	if err == nil && !now.Before(requested.Add(e.c().cfg.Expiry.lifetime(grant.ExpiresIn))) {
+		err = errOutlived
+	}
+	if err != nil {
+		e.fail(f, now, err)
+	} else {
+		e.install(f, grant, requested, now)
+		e.keepRefresh(grant, now)
+	}
+	close(f.done)
+}
+
+// fail notes a failed fetch. The token that is held lives on until its end.
+func (e *entry) fail(f *fetch, now time.Time, err error) {
+	e.failures++
+	e.lastErr = err
+	wait := min(firstRetry<<min(e.failures, 10), maxRetry)
+	if isRefusal(err) {
+		wait = permanentPause
+	}
+	wait = max(wait, askedToWait(err))
+	e.notUntil = now.Add(wait)
+	f.err = e.c().failure(err, wait)
+	e.emit(Event{Kind: EventFailed, Reason: f.reason, Err: err})
+	if f.paid { // the pause after a failure bounds these
+		e.c().giveBack()
+	}
+	if e.current.aliveAt(now) {
+		e.schedule(now.Add(max(wait, min(time.Second<<min(e.failures, 5), maxRenewalWait))))
+	}
+}
+
+// install makes a grant the current token.
+func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
+	e.outage = outage{}
+	old, expiry := e.current, e.c().cfg.Expiry
+	fresh := Token{
+		Value:       grant.AccessToken,
+		Fingerprint: FingerprintOf(grant.AccessToken.Reveal()),
+		Generation:  old.Generation + 1,
+		Requested:   requested,
+		Issued:      now,
+		// The provider counts from somewhere between request and answer.
+		Expires:  requested.Add(expiry.lifetime(grant.ExpiresIn)),
+		Provider: cmp.Or(grant.Provider, e.c().cfg.Provider),
+		Subject:  e.name,
+	}
+	if e.lone {
+		fresh.Generation = 0 // nobody else is given it, so there is none
+	}
+	f.token = fresh
+	if fresh.Fingerprint == old.Fingerprint {
+		// The same token with a new end is no new generation, and proves
+		// nothing about its life.
+		fresh.Generation, fresh.Issued, fresh.Requested = old.Generation, old.Issued, old.Requested
+		if grant.ExpiresIn == 0 && old.Value != "" {
+			fresh.Expires = old.Expires // nothing new is said of its end
+		}
+		f.token = fresh
+		e.current = fresh
+		e.publish()
+		e.schedule(fresh.Expires) // before that it would come back once more
+		if f.dead == fresh.Fingerprint {
+			e.emit(Event{Kind: EventFailed, Reason: ReasonSameToken, Err: errSameToken})
+		}
+		return
+	}
+	if old.Value != "" && f.reason != ReasonRenewal {
+		e.emit(Event{Kind: EventEvicted, Reason: f.reason})
+	}
+	e.past.add(old.Fingerprint)
+	e.current = fresh
+	e.recovery.newToken()
+	e.publish()
+	kind := EventIssued
+	if f.reason == ReasonRenewal {
+		kind = EventRenewed
+	}
+	e.emit(Event{Kind: kind, Reason: f.reason, Latency: now.Sub(requested)})
+	e.schedule(expiry.renewal(now, fresh.Expires, rand.Float64()))
+}
+
+// keepRefresh keeps the refresh token that came with a grant. The one before it
+// was used up for it, or is refused by the provider; one that was past its end
+// had been dropped.
+func (e *entry) keepRefresh(grant Grant, now time.Time) {
+	e.refresh = refreshToken{value: grant.RefreshToken, client: grant.Client}
+	if grant.RefreshToken != "" {
+		e.refresh.expires = now.Add(e.c().cfg.Expiry.refreshLifetime(grant.RefreshExpiresIn))
+	}
+	if e.lone {
+		e.dropRefresh()
+	}
+}
+
+// publish tells who holds copies of our own token that it changed.
+func (e *entry) publish() {
+	if publish := e.c().cfg.Publish; publish != nil && e.pinned {
+		publish(e.current)
+	}
+}

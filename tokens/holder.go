@@ -1,0 +1,162 @@
+package tokens
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// holder is what the entries of a credential have in common. A credential that
+// takes another's place takes its holder, and entries notice nothing.
+type holder struct {
+	cache *Cache
+	key   string // of its own entry; no two holders share one
+	own   *entry // held here, so that pressure on the cache never costs a fetch
+
+	owner   atomic.Pointer[Credential] // that the entries work for
+	entries atomic.Int64               // on behalf of callers, in the cache
+	dropped disposal
+
+	// life ends with the last owner. Fetches run on it, never on a caller's
+	// context.
+	life context.Context //nolint:containedctx // the one lifetime context
+	stop context.CancelFunc
+
+	mu    sync.Mutex        // guards what follows; taken after an entry's
+	alone map[string]*alone // the bypass fetches in flight, by subject
+	down  outage            // as the last bypass fetch found it
+	firm  confirmation
+}
+
+// newHolder makes the holder of a credential whose tokens are for key.
+func newHolder(cache *Cache, key string, owner *Credential) *holder {
+	h := &holder{cache: cache, alone: map[string]*alone{}}
+	h.key = fmt.Sprintf("%s\x00%p", key, h)
+	h.own = &entry{of: h, key: h.key, pinned: true}
+	h.owner.Store(owner)
+	h.life, h.stop = context.WithCancel(context.Background())
+	cache.mu.Lock()
+	cache.holders[h] = struct{}{}
+	cache.mu.Unlock()
+	return h
+}
+
+// end ends all fetches and renewals.
+func (h *holder) end() {
+	h.stop()
+	h.own.close()
+	h.cache.drop(h.key)
+	h.cache.mu.Lock()
+	delete(h.cache.holders, h)
+	h.cache.mu.Unlock()
+}
+
+// subjectName tells the tokens of a credential apart by the caller's token that
+// they were got with. Two tokens of one caller may differ in what they allow, so
+// each has its own.
+func subjectName(s Subject) string {
+	if s.Token == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(s.Token.Reveal()))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// keyOf returns the key of a subject's entry.
+func (h *holder) keyOf(name string) string { return h.key + "\x00" + name }
+
+// entry returns the entry of the credential's own token, or of a subject's.
+func (h *holder) entry(s Subject) *entry {
+	if s.Token == "" {
+		return h.cache.own(h.key, h.own)
+	}
+	name := subjectName(s)
+	return h.cache.open(h.keyOf(name), func() *entry {
+		return &entry{of: h, key: h.keyOf(name), name: name, subject: s}
+	})
+}
+
+// find returns the entry that a [Use.Subject] names, or nil.
+func (h *holder) find(name string) *entry {
+	if name == "" {
+		return h.cache.own(h.key, h.own)
+	}
+	return h.cache.find(h.keyOf(name))
+}
+
+// sameInstant is how far apart requests may come that share the fetch of a
+// bypass.
+const sameInstant = 10 * time.Millisecond
+
+// alone is the fetch of a bypass.
+type alone struct {
+	entry *entry
+	fetch *fetch
+	began time.Time
+}
+
+// isAlone reports whether the token was fetched for a single request.
+func (u Use) isAlone() bool { return u.Generation == 0 }
+
+// tokenAlone fetches a token that is not kept. Requests of the same instant
+// share it.
+func (c *Credential) tokenAlone(ctx context.Context, s Subject) (Token, error) {
+	s = c.behalf(s)
+	name, h, now := subjectName(s), c.h, time.Now()
+	h.mu.Lock()
+	a := h.alone[name]
+	if a == nil || now.Sub(a.began) >= sameInstant {
+		a = h.fetchAlone(name, s, now)
+	}
+	h.mu.Unlock()
+	token, err := c.wait(ctx, a.fetch)
+	if err == nil {
+		c.uses.Add(1)
+		c.bypassed.Add(1)
+	}
+	return token, err
+}
+
+// fetchAlone starts the fetch of a bypass.
+func (h *holder) fetchAlone(name string, s Subject, now time.Time) *alone {
+	e := &entry{of: h, name: name, subject: s, lone: true, outage: h.down}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := &alone{entry: e, fetch: e.start(now, ReasonBypass), began: now}
+	if e.fetching != nil {
+		h.alone[name] = a
+	}
+	return a
+}
+
+// endAlone notes what the fetch of a bypass found out of the provider's health,
+// so that the next one need not.
+func (h *holder) endAlone(e *entry) {
+	e.mu.Lock()
+	found := e.outage
+	e.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var subject *SubjectError
+	if !errors.As(found.lastErr, &subject) {
+		h.down = found
+	}
+	if a := h.alone[e.name]; a != nil && a.entry == e {
+		delete(h.alone, e.name)
+	}
+}
+
+// reschedule plans the renewal anew, under the owner's settings.
+func (e *entry) reschedule() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current.aliveAt(time.Now()) {
+		e.schedule(e.c().cfg.Expiry.renewal(e.current.Issued, e.current.Expires, rand.Float64()))
+	}
+}
