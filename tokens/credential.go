@@ -237,17 +237,21 @@ func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch)
 type Retried struct {
 	// Use is what the check gave the request.
 	Use Use
-	// Refused is the fingerprint of the token that was refused.
+	// Refused is the fingerprint of the token that was refused, and Verdict
+	// what the rejection said about it.
 	Refused Fingerprint
+	Verdict Verdict
 	// Attempt counts the tries of the request from 1, the coming one included.
 	Attempt int
 }
 
 // Again returns the token for a request that is sent again without passing the
-// check again: never the one that was refused. It blocks and fails as Token
+// check again: a fresh one, and where the budget allows none another than the
+// one that was refused. That one is sent again only where it may be alive and
+// there is no other: the backend's own answer then is the answer. It blocks and fails as Token
 // does, and fails where the caller's token that it takes is no longer at hand.
 func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
-	if r.Use.isAlone() && !c.cfg.OnBehalf {
+	if r.Use.Bypass && !c.cfg.OnBehalf {
 		return c.tokenAlone(ctx, Subject{})
 	}
 	e := c.h.find(r.Use.Subject)
@@ -270,13 +274,17 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	}
 	e.mu.Unlock()
 	fresh, err := c.wait(ctx, f)
-	switch {
-	case err == nil && fresh.Fingerprint == r.Refused:
-		return Token{}, c.unavailable(errSameToken, c.cfg.CoolDown)
-	case err == nil:
-		c.uses.Add(1)
+	if err != nil && token.aliveAt(time.Now()) {
+		fresh, err = token, nil
 	}
-	return fresh, err
+	switch {
+	case err != nil:
+		return Token{}, err
+	case fresh.Fingerprint == r.Refused && r.Verdict == Dead:
+		return Token{}, c.unavailable(errSameToken, c.cfg.CoolDown)
+	}
+	c.uses.Add(1)
+	return fresh, nil
 }
 
 // wait waits for a fetch until ctx ends or the timeout is over. A nil fetch is

@@ -101,9 +101,6 @@ type alone struct {
 	began time.Time
 }
 
-// isAlone reports whether the token was fetched for a single request.
-func (u Use) isAlone() bool { return u.Generation == 0 }
-
 // tokenAlone fetches a token that is not kept. Requests of the same instant
 // share it.
 func (c *Credential) tokenAlone(ctx context.Context, s Subject) (Token, error) {

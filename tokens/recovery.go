@@ -227,7 +227,7 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	if c.cfg.Action == Observe {
 		return Outcome{Reason: ReasonObserve}
 	}
-	if r.Use.isAlone() && !r.Uncounted {
+	if r.Use.Bypass {
 		return c.judgeAlone(r)
 	}
 	e := c.h.find(r.Use.Subject)
@@ -357,7 +357,7 @@ func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
 func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (*fetch, Outcome) {
 	rec := &e.recovery
 	switch {
-	case rec.isQuiet(now):
+	case !r.Uncounted && rec.isQuiet(now): // a surge passes by itself
 		return nil, refusal(r, ReasonQuiet, rec.quietUntil.Sub(now))
 	case rec.several(r.Uncounted):
 		return e.tryProportion(now, r, 0)
@@ -388,7 +388,7 @@ func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outc
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	case ctx.Err() != nil:
 		return nil, refusal(r, ReasonGone, 0)
-	case e.recovery.isQuiet(now) || !e.recovery.mostRefused(at, r.Uncounted):
+	case !r.Uncounted && e.recovery.isQuiet(now) || !e.recovery.mostRefused(at, r.Uncounted):
 		return nil, refusal(r, ReasonQuiet, 0)
 	}
 	return e.tryProportion(now, r, reserveSingle)

@@ -11,7 +11,7 @@ const (
 	// surgeWithin is the longest time in which they may come.
 	surgeWithin = 5 * time.Second
 	// usualOver is the time over which the usual rate of rejections is taken.
-	usualOver = time.Minute
+	usualOver = 10 * time.Second
 )
 
 // surge tells a voided token from callers who are not allowed where nobody knows
@@ -19,26 +19,34 @@ const (
 // usual.
 type surge struct {
 	recent []surgeMark // the last rejections, oldest first
-	rate   float64     // rejections a second, usually
-	at     time.Time   // when rate was true
+	weight float64     // of the rejections so far; older ones count less
+	since  time.Time   // the first rejection
+	at     time.Time   // when weight was true
 }
 
 type surgeMark struct {
 	at    time.Time
-	usual float64 // the rate before it
+	usual float64 // rejections a second before it; not a number for the first of all
 }
 
 // add counts a rejection.
 func (s *surge) add(now time.Time) {
-	if !s.at.IsZero() {
-		s.rate *= math.Exp(-now.Sub(s.at).Seconds() / usualOver.Seconds())
+	if s.since.IsZero() {
+		s.since, s.at = now, now
 	}
-	s.recent = append(s.recent, surgeMark{now, s.rate})
+	s.weight *= math.Exp(-now.Sub(s.at).Seconds() / usualOver.Seconds())
+	s.at = now
+	s.recent = append(s.recent, surgeMark{now, s.usual(now)})
 	if len(s.recent) > surgeOf {
 		s.recent = s.recent[1:]
 	}
-	s.rate += 1 / usualOver.Seconds()
-	s.at = now
+	s.weight++
+}
+
+// usual returns the rate of rejections: their weight over that of the time since
+// the first.
+func (s *surge) usual(now time.Time) float64 {
+	return s.weight / (usualOver.Seconds() * -math.Expm1(-now.Sub(s.since).Seconds()/usualOver.Seconds()))
 }
 
 // rises reports whether the last rejections came in a time in which usually one

@@ -17,13 +17,16 @@ type Use struct {
 	Subject string
 	// Generation is that of the token, as counted by the replica that gave it.
 	Generation uint64
+	// Bypass is whether the token was fetched for this request alone. Its
+	// Generation is 0 then.
+	Bypass bool
 	// Age is how old the token was when it was given. An age rather than a
 	// time, because replicas' clocks differ.
 	Age time.Duration
 }
 
-// The names under which a Use travels: the first four are strings, the others
-// numbers.
+// The names under which a Use travels: the first four are strings, the last is a
+// boolean, the others are numbers.
 const (
 	PolicyField     = "policy"
 	CredentialField = "credential"
@@ -31,11 +34,13 @@ const (
 	SubjectField    = "subject"
 	GenerationField = "generation"
 	AgeField        = "age_ms" // in milliseconds
+	BypassField     = "bypass" // left out where it is false
 )
 
-// Fields returns the Use as plain values: strings, and numbers as float64.
+// Fields returns the Use as plain values: strings, booleans, and numbers as
+// float64.
 func (u Use) Fields() map[string]any {
-	return map[string]any{
+	fields := map[string]any{
 		PolicyField:     u.Policy,
 		CredentialField: u.Credential,
 		CallerField:     string(u.Caller),
@@ -43,6 +48,10 @@ func (u Use) Fields() map[string]any {
 		GenerationField: float64(u.Generation),
 		AgeField:        float64(u.Age.Milliseconds()),
 	}
+	if u.Bypass {
+		fields[BypassField] = true
+	}
+	return fields
 }
 
 // UseFromFields is the reverse of [Use.Fields]. Values that are missing or of
@@ -50,7 +59,9 @@ func (u Use) Fields() map[string]any {
 func UseFromFields(fields map[string]any) Use {
 	text := func(name string) string { s, _ := fields[name].(string); return s }
 	number := func(name string) float64 { f, _ := fields[name].(float64); return f }
+	bypass, _ := fields[BypassField].(bool)
 	return Use{
+		Bypass:     bypass,
 		Policy:     text(PolicyField),
 		Credential: text(CredentialField),
 		Caller:     Fingerprint(text(CallerField)),

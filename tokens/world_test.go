@@ -25,6 +25,8 @@ type world struct {
 	real     float64       // share of requests that the caller may not make
 	verdict  Verdict       // what a dead token's rejection says
 	replicas []*Credential
+	// send sends one request; nil is [world.request].
+	send func(ctx context.Context, caller string, real bool) string
 
 	results map[string]int
 	waited  time.Duration // longest request that passed
@@ -33,6 +35,7 @@ type world struct {
 func newWorld(t *testing.T, replicas int, mend ...func(*Config)) *world {
 	t.Helper()
 	w := &world{fetch: 20 * time.Millisecond, backend: 20 * time.Millisecond, life: time.Hour, results: map[string]int{}}
+	w.send = w.request
 	for range replicas {
 		cache, err := NewCache(1 << 20)
 		if err != nil {
@@ -149,7 +152,7 @@ func (w *world) load(ctx context.Context, n int) *sync.WaitGroup {
 		wg.Go(func() {
 			caller := fmt.Sprintf("caller-%d", i%4)
 			for ctx.Err() == nil {
-				w.note(w.request(context.Background(), caller, rand.Float64() < w.real))
+				w.note(w.send(context.Background(), caller, rand.Float64() < w.real))
 			}
 		})
 	}
@@ -162,7 +165,7 @@ func (w *world) rate(ctx context.Context, every time.Duration) *sync.WaitGroup {
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			wg.Go(func() {
-				w.note(w.request(context.Background(), "caller", rand.Float64() < w.real))
+				w.note(w.send(context.Background(), "caller", rand.Float64() < w.real))
 			})
 			time.Sleep(every)
 		}

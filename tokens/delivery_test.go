@@ -1,0 +1,169 @@
+package tokens
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// try is one try of a request that passes the check once at most.
+type try struct {
+	use   Use
+	token Token
+	n     int
+}
+
+// finish lets the backend answer a try, and the hook on any replica. The answer
+// is empty if the request is to be sent again.
+func (w *world) finish(ctx context.Context, t try, real, uncounted bool) string {
+	time.Sleep(w.backend/2 + rand.N(w.backend))
+	hook := w.replicas[rand.N(len(w.replicas))]
+	if w.accepts(t.token, real) {
+		if t.n > 1 {
+			hook.Accepted(Acceptance{Use: t.use, Fingerprint: t.token.Fingerprint, Attempt: t.n})
+		}
+		return "200"
+	}
+	o := hook.Rejected(ctx, Rejection{
+		Use: t.use, Fingerprint: t.token.Fingerprint, Attempt: t.n, Verdict: w.verdict, Rule: "status",
+		Retriable: true, Uncounted: uncounted,
+	})
+	switch {
+	case o.Answer == TryAgain && t.n < maxTries:
+		return ""
+	case o.Answer == Unavailable:
+		return "503"
+	case real:
+		return "real 403"
+	}
+	w.set(func() { w.results[fmt.Sprintf("lost: %s on try %d", o.Reason, t.n)]++ })
+	return "403"
+}
+
+// again sends a request again with the token of any replica.
+func (w *world) again(ctx context.Context, t try, real, uncounted bool) string {
+	for {
+		if answer := w.finish(ctx, t, real, uncounted); answer != "" {
+			return answer
+		}
+		inject := w.replicas[rand.N(len(w.replicas))]
+		token, err := inject.Again(ctx, Retried{Use: t.use, Refused: t.token.Fingerprint, Verdict: w.verdict, Attempt: t.n + 1})
+		if err != nil {
+			return "503"
+		}
+		t.token, t.n = token, t.n+1
+	}
+}
+
+// requestLean sends one request the way Envoy would in the lean shape: it passes
+// the check once, and gets another token for each further try.
+func (w *world) requestLean(ctx context.Context, caller string, real bool) string {
+	token, err := w.replicas[rand.N(len(w.replicas))].Token(ctx, Request{Attempt: 1})
+	if err != nil {
+		return "503"
+	}
+	use := Use{
+		Policy: "p", Credential: "orders", Caller: Fingerprint(caller),
+		Generation: token.Generation, Age: time.Since(token.Issued),
+	}
+	return w.again(ctx, try{use, token, 1}, real, false)
+}
+
+// pushed is the token that Envoy was given last.
+type pushed struct {
+	mu    sync.Mutex
+	token Token
+}
+
+func (p *pushed) publish(t Token) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.Value != "" {
+		p.token = t
+	}
+}
+
+func (p *pushed) get() Token {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.token
+}
+
+// requestPush sends one request the way Envoy would in push mode: it passes no
+// check at all.
+func (w *world) requestPush(p *pushed) func(context.Context, string, bool) string {
+	return func(ctx context.Context, caller string, real bool) string {
+		use := Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller)}
+		return w.again(ctx, try{use, p.get(), 1}, real, true)
+	}
+}
+
+// Restarts cost callers as little where a request passes the check once, or not
+// at all.
+func TestRestartUnderLoadByDelivery(t *testing.T) {
+	t.Parallel()
+	const restarts = 5
+	tests := []struct {
+		name     string
+		push     bool
+		replicas int
+		real     float64
+		slow     time.Duration
+		lost     float64
+	}{
+		{"lean, one replica", false, 1, 0, 0, 0},
+		{"lean, one replica, real 403s", false, 1, 0.01, 0, 0.002},
+		{"lean, three replicas", false, 3, 0, 0, 0},
+		{"lean, three replicas, real 403s", false, 3, 0.01, 0, 0.002},
+		{"lean, three replicas, 5 requests a second", false, 3, 0, 200 * time.Millisecond, 0},
+		{"push", true, 1, 0, 0, 0},
+		{"push, real 403s", true, 1, 0.01, 0, 0.02},
+		{"push, 5 requests a second", true, 1, 0, 200 * time.Millisecond, 0},
+		// One caller, whose own real 403s keep him from being tried: it takes a
+		// surge.
+		{"push, 5 requests a second, real 403s", true, 1, 0.01, 200 * time.Millisecond, 0.08},
+	}
+	for _, tt := range tests {
+		for _, verdict := range []Verdict{Unclear, Dead} {
+			if verdict == Dead && tt.real > 0 {
+				continue
+			}
+			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					p := &pushed{}
+					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
+					w.real, w.verdict, w.send = tt.real, verdict, w.requestLean
+					if tt.push {
+						w.send = w.requestPush(p)
+						mustToken(t, w.replicas[0])
+					}
+					ctx, stop := context.WithCancel(t.Context())
+					begin := w.load
+					every := 3 * time.Second
+					if tt.slow > 0 {
+						begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, tt.slow) }
+						every = 20 * time.Second
+					}
+					done := begin(ctx, 32)
+					w.restarts(restarts, every)
+					stop()
+					done.Wait()
+					lost := w.results["403"] + w.results["503"]
+					total := lost + w.results["200"] + w.results["real 403"]
+					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
+					if got := float64(lost) / float64(total); got > tt.lost {
+						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+					}
+					if want := tt.replicas * (2*restarts + 1); tt.real == 0 && w.asked > want {
+						t.Errorf("%d token requests, want at most %d", w.asked, want)
+					}
+				})
+			})
+		}
+	}
+}
