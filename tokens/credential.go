@@ -233,12 +233,14 @@ func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch)
 	return Token{}, err
 }
 
-// Retried is a request that Envoy sends again because its token was refused.
+// Retried is a request that Envoy sends again, as a rule because its token was
+// refused.
 type Retried struct {
 	// Use is what the check gave the request.
 	Use Use
 	// Refused is the fingerprint of the token that was refused, and Verdict
-	// what the rejection said about it.
+	// what the rejection said about it. Empty where it was not refused, but
+	// Envoy sends the request again for a reason of its own.
 	Refused Fingerprint
 	Verdict Verdict
 	// Attempt counts the tries of the request from 1, the coming one included.
@@ -265,7 +267,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	switch {
 	case !token.aliveAt(now):
 		f = e.fetchMissing(now)
-	case token.Fingerprint != r.Refused && (e.past.has(r.Refused) || token.freshOn(r.Attempt, now)):
+	case r.Refused == "", token.Fingerprint != r.Refused && (e.past.has(r.Refused) || token.freshOn(r.Attempt, now)):
 		e.mu.Unlock()
 		c.uses.Add(1)
 		return token, nil

@@ -31,7 +31,7 @@ const (
 	PolicyField     = "policy"
 	CredentialField = "credential"
 	CallerField     = "caller"
-	SubjectField    = "subject"
+	SubjectField    = "subject_key"
 	GenerationField = "generation"
 	AgeField        = "age_ms" // in milliseconds
 	BypassField     = "bypass" // left out where it is false
