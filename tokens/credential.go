@@ -130,7 +130,7 @@ func (c *Credential) Adopt(old *Credential) {
 	c.bypassed.Store(old.bypassed.Load())
 	c.flushed.Store(old.flushed.Load())
 	c.h.owner.Store(c)
-	c.h.own.reschedule()
+	c.h.own.reown()
 }
 
 // Close stops renewals and ends fetches in flight, unless another credential has
@@ -144,6 +144,7 @@ func (c *Credential) Close() {
 	c.mu.Unlock()
 	if prior.isOpen() {
 		if c.h.owner.CompareAndSwap(c, prior) {
+			c.h.own.reown()
 			return
 		}
 	}

@@ -149,10 +149,12 @@ func (h *holder) endAlone(e *entry) {
 	}
 }
 
-// reschedule plans the renewal anew, under the owner's settings.
-func (e *entry) reschedule() {
+// reown does for a new owner what depends on its settings: it plans the renewal
+// anew, and publishes the token.
+func (e *entry) reown() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.publish()
 	if e.current.aliveAt(time.Now()) {
 		e.schedule(e.c().cfg.Expiry.renewal(e.current.Issued, e.current.Expires, rand.Float64()))
 	}
