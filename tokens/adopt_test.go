@@ -3,6 +3,8 @@ package tokens
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,5 +129,103 @@ func TestSameTokenKeepsItsEnd(t *testing.T) {
 		if got := mustToken(t, c).Expires; !got.Equal(end) || source.asked() != 2 {
 			t.Errorf("it ends %v later after %d requests", got.Sub(end), source.asked())
 		}
+	})
+}
+
+// Whoever closes first in a chain of reloads, the tokens live as long as one of
+// them is open, and not longer.
+func TestChainOfReloads(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		t.Run(fmt.Sprint(order), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &provider{life: time.Hour, refreshes: true}
+				cache := newTestCache(t, 1<<20)
+				var chain []*Credential
+				for i := range 3 {
+					c, _ := newCredentialIn(t, cache, p)
+					if i > 0 {
+						c.Adopt(chain[i-1])
+					} else {
+						mustToken(t, c)
+					}
+					chain = append(chain, c)
+				}
+				for i, n := range order {
+					if got := p.count(); got.living != 1 || got.asked != i+1 {
+						t.Fatalf("after %d were closed: %+v", i, got)
+					}
+					last := chain[order[2]]
+					if _, err := last.Flush(); err != nil { // by the one who stays: so it can still fetch
+						t.Fatal(err)
+					}
+					mustToken(t, last)
+					chain[n].Close()
+					synctest.Wait()
+				}
+				if got := p.count(); got.living != 0 || got.asked != 4 {
+					t.Errorf("at last: %+v", got)
+				}
+				if len(cache.holders) != 0 || cache.Stats().Entries != 0 {
+					t.Errorf("%d holders and %+v are left", len(cache.holders), cache.Stats())
+				}
+				p.check(t)
+			})
+		})
+	}
+}
+
+// A fetch in flight goes on when the credential that began it is closed.
+func TestAdoptDuringFetch(t *testing.T) {
+	t.Parallel()
+	for _, behalf := range []bool{false, true} {
+		t.Run(fmt.Sprint("on behalf ", behalf), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &provider{life: time.Hour, slow: time.Second}
+				cache := newTestCache(t, 1<<20)
+				mend := func(c *Config) { c.OnBehalf = behalf }
+				old, _ := newCredentialIn(t, cache, p, mend)
+				var wg sync.WaitGroup
+				wg.Go(func() { mustTokenOf(t, old, caller(behalf)) })
+				time.Sleep(time.Second / 2)
+				c, d := newCredentialIn(t, cache, p, mend)
+				c.Adopt(old)
+				old.Close()
+				began := time.Now()
+				mustTokenOf(t, c, caller(behalf))
+				wg.Wait()
+				if waited := time.Since(began); waited != time.Second/2 || p.count().asked != 1 {
+					t.Errorf("waited %v for %d token requests", waited, p.count().asked)
+				}
+				if len(d.of(EventIssued)) != 1 {
+					t.Error("the new one's observer was not told")
+				}
+			})
+		})
+	}
+}
+
+// Callers' tokens come along, and are counted where they are.
+func TestAdoptOnBehalf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{life: time.Hour, refreshes: true}
+		cache := newTestCache(t, 1<<20)
+		old, _ := newCredentialIn(t, cache, p, onBehalf)
+		a := mustTokenOf(t, old, "a")
+		c, _ := newCredentialIn(t, cache, p, onBehalf)
+		c.Adopt(old)
+		old.Close()
+		if mustTokenOf(t, c, "a") != a || c.Status().Subjects != 1 || p.count().asked != 1 {
+			t.Errorf("got %+v after %+v", c.Status(), p.count())
+		}
+		c.Close()
+		synctest.Wait()
+		if n := p.count(); n.living != 0 || c.Status().Subjects != 0 {
+			t.Errorf("at the provider: %+v, and %+v", n, c.Status())
+		}
+		p.check(t)
 	})
 }

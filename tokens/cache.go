@@ -15,16 +15,16 @@ type Cache struct {
 	suspicions
 
 	mu sync.Mutex // guards what follows; taken last
-	// opening are the entries on behalf of callers that have not had their
-	// first answer: they are not in ristretto yet.
-	opening map[string]*entry
+	// busy are the entries on behalf of callers with a token request in flight,
+	// which ristretto may not have yet, or no more.
+	busy    map[string]*entry
 	holders map[*holder]struct{}
 }
 
 const (
 	// entryBytes is what an entry takes beside its texts: itself, its key, and
-	// what ristretto keeps of it. Measured.
-	entryBytes = 1 << 10
+	// what ristretto keeps of it. Measured: see TestEntryBytes.
+	entryBytes = 1280
 	// ristretto advises ten counters for every item that is expected, and the
 	// default buffer.
 	countersPerEntry = 10
@@ -40,7 +40,7 @@ func NewCache(maxBytes int64) (*Cache, error) {
 	if maxBytes < MinCacheBytes {
 		return nil, fmt.Errorf("tokens: a cache of %d bytes is too small: %d at least", maxBytes, MinCacheBytes)
 	}
-	c := &Cache{opening: map[string]*entry{}, holders: map[*holder]struct{}{}}
+	c := &Cache{busy: map[string]*entry{}, holders: map[*holder]struct{}{}}
 	var err error
 	c.entries, err = ristretto.NewCache(&ristretto.Config[string, *entry]{
 		NumCounters: maxBytes / entryBytes * countersPerEntry,
@@ -85,6 +85,9 @@ func (c *Cache) own(key string, held *entry) *entry {
 	if e, ok := c.entries.Get(key); ok {
 		return e
 	}
+	if held.of.life.Err() != nil { // nothing would take it out again
+		return held
+	}
 	held.enter()
 	if !c.entries.Set(key, held, entryBytes) {
 		held.leave()
@@ -100,12 +103,21 @@ func (c *Cache) open(key string, create func() *entry) *entry {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.opening[key]
+	e := c.busy[key]
 	if e == nil {
 		e = create()
-		c.opening[key] = e
+		c.busy[key] = e
 	}
 	return e
+}
+
+// keep has an entry found until it is settled. The entry's lock is held.
+func (c *Cache) keep(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[e.key] == nil {
+		c.busy[e.key] = e
+	}
 }
 
 // find returns the entry of a key, or nil.
@@ -115,29 +127,49 @@ func (c *Cache) find(key string) *entry {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.opening[key]
+	return c.busy[key]
 }
 
 // settle puts an entry into ristretto once its answer is in, for as long as that
 // is of use. It may block for a moment, and is not called with a lock held.
 func (c *Cache) settle(e *entry) {
-	cost, life := e.worth(time.Now())
-	e.enter()
-	if !c.entries.SetWithTTL(e.key, e, cost, life) {
-		e.leave()
+	if e.of.life.Err() == nil {
+		cost, life := e.worth(time.Now())
+		e.enter()
+		if !c.entries.SetWithTTL(e.key, e, cost, life) {
+			e.leave()
+		}
+		// Set is asynchronous: until it is done, others must still find the entry.
+		c.entries.Wait()
 	}
-	c.mu.Lock()
-	known := c.opening[e.key] == e
-	c.mu.Unlock()
-	if !known {
-		return
+	if e.of.life.Err() != nil { // nobody asks for it any more
+		c.entries.Del(e.key)
+		e.close()
 	}
-	// Set is asynchronous: until it is done, others must still find the entry.
-	c.entries.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	c.mu.Lock()
-	delete(c.opening, e.key)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if e.fetching == nil && c.busy[e.key] == e {
+		delete(c.busy, e.key)
+	}
 }
 
-// drop forgets a key whose credential is gone.
-func (c *Cache) drop(key string) { c.entries.Del(key) }
+// drop forgets the entries of a holder whose credential is gone.
+func (c *Cache) drop(h *holder) {
+	keys := []string{h.key}
+	if h.entries.Load() > 0 {
+		c.entries.IterValues(func(e *entry) bool {
+			if e.of == h && !e.pinned {
+				keys = append(keys, e.key)
+			}
+			return false
+		})
+	}
+	for _, key := range keys {
+		c.entries.Del(key)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.holders, h)
+}

@@ -149,7 +149,7 @@ func (c *Credential) Close() {
 		}
 	}
 	if owner := c.h.owner.Load(); owner != c {
-		owner.forget(c)
+		owner.forget(c, prior)
 		return
 	}
 	c.h.end()
@@ -165,12 +165,17 @@ func (c *Credential) isOpen() bool {
 	return !c.closed
 }
 
-// forget lets go of a credential that was adopted and is closed now.
-func (c *Credential) forget(prior *Credential) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.prior == prior {
-		c.prior = nil
+// forget takes a credential that was adopted and is closed now out of the chain
+// of those that may have everything back.
+func (c *Credential) forget(closed, prior *Credential) {
+	for c != nil {
+		c.mu.Lock()
+		if c.prior == closed {
+			c.prior = prior
+		}
+		next := c.prior
+		c.mu.Unlock()
+		c = next
 	}
 }
 
@@ -248,6 +253,9 @@ type Retried struct {
 	Attempt int
 }
 
+// knownDead reports whether a token is the one that was said to be dead.
+func (r Retried) knownDead(t Token) bool { return t.Fingerprint == r.Refused && r.Verdict == Dead }
+
 // Again returns the token for a request that is sent again without passing the
 // check again: a fresh one, and where the budget allows none another than the
 // one that was refused. That one is sent again only where it may be alive and
@@ -255,7 +263,11 @@ type Retried struct {
 // does, and fails where the caller's token that it takes is no longer at hand.
 func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	if r.Use.Bypass && !c.cfg.OnBehalf {
-		return c.tokenAlone(ctx, Subject{})
+		token, err := c.tokenAlone(ctx, Subject{})
+		if err != nil || r.knownDead(token) {
+			return Token{}, cmp.Or(err, c.unavailable(errSameToken, c.cfg.CoolDown))
+		}
+		return token, nil
 	}
 	e := c.h.find(r.Use.Subject)
 	if e == nil {
@@ -263,6 +275,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	}
 	now := time.Now()
 	e.mu.Lock()
+	e.heedFlush()
 	var f *fetch
 	token := e.current
 	switch {
@@ -283,7 +296,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	switch {
 	case err != nil:
 		return Token{}, err
-	case fresh.Fingerprint == r.Refused && r.Verdict == Dead:
+	case r.knownDead(fresh):
 		return Token{}, c.unavailable(errSameToken, c.cfg.CoolDown)
 	}
 	c.uses.Add(1)
@@ -307,14 +320,22 @@ func (c *Credential) wait(ctx context.Context, f *fetch) (Token, error) {
 }
 
 var (
-	errNotStarted = errors.New("no token request may be made now")
-	errSlow       = errors.New("the provider has not answered yet")
-	errOutlived   = errors.New("the token expired before it arrived")
-	errPaused     = errors.New("the credential is paused")
-	errClosed     = errors.New("the credential is closed")
-	errNoSubject  = errors.New("it is got on behalf of a caller, and the caller's own token is not at hand")
-	errSameToken  = errors.New("the provider gives the refused token again")
+	errNotStarted       = errors.New("no token request may be made now")
+	errSlow       error = slowError{}
+	errOutlived         = errors.New("the token expired before it arrived")
+	errPaused           = errors.New("the credential is paused")
+	errClosed           = errors.New("the credential is closed")
+	errNoSubject        = errors.New("it is got on behalf of a caller, and the caller's own token is not at hand")
+	errSameToken        = errors.New("the provider gives the refused token again")
 )
+
+// slowError says that the timeout is over, in the form that package net uses for
+// it.
+type slowError struct{}
+
+func (slowError) Error() string   { return "the provider has not answered yet" }
+func (slowError) Timeout() bool   { return true }
+func (slowError) Temporary() bool { return true }
 
 // failure is what becomes of a failed fetch's error.
 func (c *Credential) failure(err error, retryAfter time.Duration) error {

@@ -19,7 +19,8 @@ type entry struct {
 	stored   int        // times that ristretto has it
 	current  Token      // may have expired; zero if there never was one
 	past     pastTokens
-	fetching *fetch // nil if none is in flight
+	asked    time.Time // for the current token, last: the same one may come again
+	fetching *fetch    // nil if none is in flight
 	renewal  time.Time
 	timer    *time.Timer // renews at renewal; only where pinned
 	outage
@@ -77,9 +78,7 @@ func (p pastTokens) has(f Fingerprint) bool {
 // demand returns the token to hand out, or the fetch to wait for. The token then
 // is what to hand out if that fails; it may have expired.
 func (e *entry) demand(now time.Time, attempt int) (Token, *fetch) {
-	if e.current.Requested.Before(e.c().flushedAt()) {
-		e.evict(ReasonFlush)
-	}
+	e.heedFlush()
 	switch token := e.current; {
 	case !token.aliveAt(now):
 		return token, e.fetchMissing(now)
@@ -95,6 +94,13 @@ func (e *entry) demand(now time.Time, attempt int) (Token, *fetch) {
 	}
 	e.handedOut(attempt)
 	return e.current, nil
+}
+
+// heedFlush drops a token that an operator flushed.
+func (e *entry) heedFlush() {
+	if e.asked.Before(e.c().flushedAt()) {
+		e.evict(ReasonFlush)
+	}
 }
 
 // join returns the fetch in flight, or starts one.
@@ -176,8 +182,6 @@ func (e *entry) dropRefresh() {
 // flush drops the current token and fetches another.
 func (e *entry) flush(now time.Time) {
 	e.evict(ReasonFlush)
-	// A fetch in flight may bring what the operator wants to be rid of.
-	e.recovery.refused = now
 	e.notUntil = time.Time{}
 	if e.fetching == nil {
 		e.start(now, ReasonFlush)

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -236,4 +237,67 @@ func TestStatedLifetimes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A request is given a token that has some life left, if one can be had, and is
+// never made to do without.
+func TestLeast(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		life, least, left time.Duration
+		down              bool
+		want              uint64
+	}{
+		"enough":                       {time.Hour, 5 * time.Second, 5 * time.Second, false, 1},
+		"too little":                   {time.Hour, 5 * time.Second, 5*time.Second - 1, false, 2},
+		"too little, provider is down": {time.Hour, 5 * time.Second, 5*time.Second - 1, true, 1},
+		"none asked for":               {time.Hour, 0, 1, false, 1},
+		"more than half of the life":   {8 * time.Second, 5 * time.Second, 4 * time.Second, false, 1},
+		"less than half of the life":   {8 * time.Second, 5 * time.Second, 4*time.Second - 1, false, 2},
+	}
+	for name, tt := range tests {
+		for _, behalf := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", on behalf ", behalf), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					down := false
+					p := &provider{life: tt.life, slow: time.Millisecond, refuses: func(GrantRequest) error {
+						if down {
+							return errDown
+						}
+						return nil
+					}}
+					c, _ := newTestCredential(t, p, func(c *Config) { c.OnBehalf, c.Expiry.Least, c.Timeout = behalf, tt.least, time.Second })
+					first := mustTokenOf(t, c, caller(behalf))
+					time.Sleep(time.Until(first.Expires) - tt.left)
+					down = tt.down
+					if token := mustTokenOf(t, c, caller(behalf)); token.Generation != tt.want {
+						t.Errorf("got generation %d, want %d", token.Generation, tt.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestRefreshLifetime(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		configured, stated, want time.Duration
+	}{
+		"stated":              {time.Hour, time.Minute, time.Minute},
+		"stated, longer":      {time.Hour, 24 * time.Hour, 24 * time.Hour},
+		"configured":          {time.Hour, 0, time.Hour},
+		"neither":             {0, 0, defaultRefreshLifetime},
+		"stated is negative":  {time.Hour, -1, time.Hour},
+		"configured negative": {-1, 0, defaultRefreshLifetime},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := (Expiry{Refresh: tt.configured}).refreshLifetime(tt.stated); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
 }

@@ -83,6 +83,9 @@ func (e *entry) start(now time.Time, reason Reason) *fetch {
 	}
 	f := &fetch{done: make(chan struct{}), reason: reason}
 	e.fetching = f
+	if !e.pinned && !e.lone {
+		e.of.cache.keep(e)
+	}
 	go e.run(f)
 	return f
 }
@@ -108,6 +111,8 @@ func (e *entry) run(f *fetch) {
 		e.of.endAlone(e)
 	case !e.pinned:
 		e.of.cache.settle(e)
+	case e.of.life.Err() != nil:
+		e.close() // the answer came at the last moment
 	}
 }
 
@@ -117,17 +122,21 @@ func (e *entry) attempt(ctx context.Context, f *fetch) bool {
 	grant, requested, err := e.request(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case err != nil:
-	case requested.Before(e.recovery.refused):
-		// A token that was requested before the rejection of its predecessor
-		// was seen may be as dead as that: the rejection wins.
-		return false
-	case e.comesBack(f, grant) && e.revokeDead(ctx, grant):
-		return false
+	if err == nil {
+		e.keepRefresh(grant, time.Now())
+		if e.overtaken(requested) || e.comesBack(f, grant) && e.revokeDead(ctx, grant) {
+			return false
+		}
 	}
 	e.finish(f, grant, requested, err)
 	return true
+}
+
+// overtaken reports whether a token that was requested at the given time may be
+// one that is not wanted any more: as dead as its predecessor, whose rejection
+// was seen only later, or one that an operator wanted to be rid of.
+func (e *entry) overtaken(requested time.Time) bool {
+	return requested.Before(e.recovery.refused) || requested.Before(e.c().flushedAt())
 }
 
 // comesBack reports whether the provider answers with the very token that was
@@ -137,8 +146,11 @@ func (e *entry) comesBack(f *fetch, grant Grant) bool {
 	if f.dead == "" || FingerprintOf(grant.AccessToken.Reveal()) != f.dead || e.barren == f.dead {
 		return false
 	}
+	if !e.c().spend(time.Now(), 0) {
+		return false
+	}
 	e.barren = f.dead
-	return e.c().spend(time.Now(), 0)
+	return true
 }
 
 // revokeDead revokes a token that its provider takes for a living one, and
@@ -233,7 +245,6 @@ func (e *entry) finish(f *fetch, grant Grant, requested time.Time, err error) {
 		e.fail(f, now, err)
 	} else {
 		e.install(f, grant, requested, now)
-		e.keepRefresh(grant, now)
 	}
 	close(f.done)
 }
@@ -253,14 +264,18 @@ func (e *entry) fail(f *fetch, now time.Time, err error) {
 	if f.paid { // the pause after a failure bounds these
 		e.c().giveBack()
 	}
-	if e.current.aliveAt(now) {
-		e.schedule(now.Add(max(wait, min(time.Second<<min(e.failures, 5), maxRenewalWait))))
+	retry := now.Add(max(wait, min(time.Second<<min(e.failures, 5), maxRenewalWait)))
+	switch {
+	case e.current.aliveAt(now) && e.current.Expires.Before(retry):
+		e.schedule(e.current.Expires)
+	case e.current.aliveAt(now), e.c().cfg.Publish != nil: // who holds copies does not ask
+		e.schedule(retry)
 	}
 }
 
 // install makes a grant the current token.
 func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
-	e.outage = outage{}
+	e.outage, e.asked = outage{}, requested
 	old, expiry := e.current, e.c().cfg.Expiry
 	fresh := Token{
 		Value:       grant.AccessToken,
@@ -309,9 +324,12 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 }
 
 // keepRefresh keeps the refresh token that came with a grant. The one before it
-// was used up for it, or is refused by the provider; one that was past its end
-// had been dropped.
+// was used up for it, or is refused by the provider, unless another client got
+// the grant; one that was past its end had been dropped.
 func (e *entry) keepRefresh(grant Grant, now time.Time) {
+	if e.refresh.client != grant.Client {
+		e.dropRefresh()
+	}
 	e.refresh = refreshToken{value: grant.RefreshToken, client: grant.Client}
 	if grant.RefreshToken != "" {
 		e.refresh.expires = now.Add(e.c().cfg.Expiry.refreshLifetime(grant.RefreshExpiresIn))

@@ -51,10 +51,7 @@ func newHolder(cache *Cache, key string, owner *Credential) *holder {
 func (h *holder) end() {
 	h.stop()
 	h.own.close()
-	h.cache.drop(h.key)
-	h.cache.mu.Lock()
-	delete(h.cache.holders, h)
-	h.cache.mu.Unlock()
+	h.cache.drop(h)
 }
 
 // subjectName tells the tokens of a credential apart by the caller's token that

@@ -78,13 +78,27 @@ func (d *diary) of(kind Kind) []Event {
 	return found
 }
 
-// newTestCredential makes a credential and its diary. Use it within synctest.
-func newTestCredential(t *testing.T, source Source, mend ...func(*Config)) (*Credential, *diary) {
+// newTestCache makes a cache. Use it within synctest.
+func newTestCache(t *testing.T, bytes int64) *Cache {
 	t.Helper()
-	cache, err := NewCache(1 << 20)
+	cache, err := NewCache(bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(cache.Close)
+	return cache
+}
+
+// newTestCredential makes a credential in a cache of its own, and its diary. Use
+// it within synctest.
+func newTestCredential(t *testing.T, source Source, mend ...func(*Config)) (*Credential, *diary) {
+	t.Helper()
+	return newCredentialIn(t, newTestCache(t, 1<<20), source, mend...)
+}
+
+// newCredentialIn makes a credential and its diary. Use it within synctest.
+func newCredentialIn(t *testing.T, cache *Cache, source Source, mend ...func(*Config)) (*Credential, *diary) {
+	t.Helper()
 	d := &diary{}
 	cfg := Config{Name: "orders", Provider: "shop", Key: "k", Source: source, Observer: d.observe}
 	for _, m := range mend {
@@ -94,7 +108,7 @@ func newTestCredential(t *testing.T, source Source, mend ...func(*Config)) (*Cre
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(); cache.Close() })
+	t.Cleanup(c.Close)
 	return c, d
 }
 

@@ -24,11 +24,11 @@ type suspicions struct {
 	known atomic.Pointer[map[string]time.Time]
 }
 
-// suspected reports whether a token is older than its provider's last confirmed
-// loss.
-func (s *suspicions) suspected(t Token) bool {
+// suspected reports whether a provider has lost its tokens since it gave one at
+// the given time.
+func (s *suspicions) suspected(provider string, given time.Time) bool {
 	known := s.known.Load()
-	return known != nil && t.Requested.Before((*known)[t.Provider])
+	return known != nil && given.Before((*known)[provider])
 }
 
 // add notes that a provider voided what it issued before the given time. It
@@ -65,9 +65,6 @@ func (e *entry) confirmed(now time.Time, caller Fingerprint) bool {
 	e.of.mu.Lock()
 	defer e.of.mu.Unlock()
 	last := e.of.firm
-	if last.caller == caller && now.Sub(last.at) <= confirmedWithin {
-		return false
-	}
 	e.of.firm = confirmation{caller, now}
 	return last.caller != caller && now.Sub(last.at) <= confirmedWithin
 }
@@ -113,9 +110,13 @@ func (e *entry) renewSuspected() *fetch {
 		return nil
 	}
 	f := e.start(now, ReasonSpread)
+	if e.fetching == nil { // it could not be started
+		e.c().giveBack()
+		return nil
+	}
 	f.paid = true
 	return f
 }
 
 // suspected reports whether the current token is under suspicion.
-func (e *entry) suspected() bool { return e.of.cache.suspected(e.current) }
+func (e *entry) suspected() bool { return e.of.cache.suspected(e.current.Provider, e.asked) }

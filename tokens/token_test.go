@@ -104,7 +104,7 @@ func TestUseRoundTrip(t *testing.T) {
 	t.Parallel()
 	tests := map[string]Use{
 		"zero": {},
-		"full": {Policy: "p", Credential: "orders", Caller: "c", Generation: 1 << 52, Age: 90 * time.Minute},
+		"full": {Policy: "p", Credential: "orders", Caller: "c", Subject: "s", Bypass: true, Generation: 1 << 52, Age: 90 * time.Minute},
 		"text": {Policy: "ä \x00\n", Credential: strings.Repeat("x", 1000)},
 	}
 	for name, want := range tests {
