@@ -196,7 +196,7 @@ func TestRefusedSubject(t *testing.T) {
 		if n := p.count().asked; n != 2 {
 			t.Errorf("%d token requests, want 2", n)
 		}
-		mended = true
+		p.set(func() { mended = true })
 		time.Sleep(permanentPause)
 		mustTokenOf(t, c, "bad")
 	})

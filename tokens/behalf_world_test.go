@@ -10,61 +10,80 @@ import (
 
 // requestBehalf sends one request the way Envoy would, with a token that is got
 // on behalf of the caller.
-func (w *world) requestBehalf(ctx context.Context, caller string, real bool) string {
+func (w *world) requestBehalf(ctx context.Context, caller, subject string, real bool) string {
 	c := w.replicas[0]
-	for attempt := 1; ; attempt++ {
-		r := behalfOf(caller)
-		r.Attempt = attempt
+	for n := 1; ; n++ {
+		r := behalfOf(subject)
+		r.Attempt = n
 		token, err := c.Token(ctx, r)
 		if err != nil {
 			return "503"
 		}
-		use := Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller), Subject: token.Subject, Generation: token.Generation, Age: time.Since(token.Issued)}
-		answer := w.finish(ctx, try{use, token, attempt}, real, false)
-		if answer != "" {
+		use := Use{
+			Policy: "p", Credential: "orders", Caller: Fingerprint(caller), Subject: token.Subject,
+			Generation: token.Generation, Age: time.Since(token.Issued),
+		}
+		if answer := w.finish(ctx, try{use, token, n}, real, false); answer != "" {
 			return answer
 		}
 	}
 }
 
-func TestScratchBehalf(t *testing.T) {
-	for _, bad := range []int{0, 1, 10} {
-		for _, fresh := range []bool{false, true} {
-			for _, v := range []Verdict{Unclear, Dead} {
+// come lets callers send a request every so often, until ctx ends.
+func (w *world) come(ctx context.Context, who string, n int, every time.Duration, real bool) {
+	for i := range n {
+		go func() {
+			caller := fmt.Sprint(who, i)
+			time.Sleep(every * time.Duration(i) / time.Duration(n))
+			for ctx.Err() == nil {
+				w.note(w.requestBehalf(context.Background(), caller, caller, real))
+				time.Sleep(every)
+			}
+		}()
+	}
+}
+
+// A provider that voids the tokens of all callers costs each of them one token
+// request: a few find out, the others' are renewed before they are used.
+func TestRestartUnderLoadOnBehalf(t *testing.T) {
+	t.Parallel()
+	const callers, restarts = 200, 2
+	tests := []struct {
+		name string
+		bad  int // callers who have nothing but real 403s
+		lost float64
+	}{
+		{"all good", 0, 0.001},
+		{"one is not allowed", 1, 0.004},
+	}
+	for _, tt := range tests {
+		for _, verdict := range []Verdict{Unclear, Dead} {
+			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
+				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, 1, onBehalf)
-					w.verdict = v
+					w.verdict = verdict
 					ctx, stop := context.WithCancel(t.Context())
-					for i := range 200 {
-						go func() {
-							time.Sleep(time.Duration(i) * 5 * time.Millisecond)
-							for ctx.Err() == nil {
-								w.note(w.requestBehalf(context.Background(), fmt.Sprint("good-", i), false))
-								time.Sleep(time.Second)
-							}
-						}()
-					}
-					for i := range bad {
-						go func() {
-							for n := 0; ctx.Err() == nil; n++ {
-								who := fmt.Sprint("bad-", i)
-								if fresh {
-									who = fmt.Sprint("bad-", i, "-", n/5)
-								}
-								w.requestBehalf(context.Background(), who, true)
-								time.Sleep(100 * time.Millisecond)
-							}
-						}()
-					}
-					time.Sleep(30 * time.Second)
-					w.results = map[string]int{}
-					w.restarts(2, 60*time.Second)
+					w.come(ctx, "good-", callers, time.Second, false)
+					w.come(ctx, "bad-", tt.bad, 100*time.Millisecond, true)
+					w.restarts(restarts, time.Minute)
 					stop()
 					time.Sleep(10 * time.Second)
-					lost := w.results["403"] + w.results["503"]
-					t.Logf("bad %d fresh %v %v: lost %d of %d, asked %d %v", bad, fresh, v, lost, lost+w.results["200"], w.asked, w.results)
+					synctest.Wait()
+					lost := w.results["403"]
+					if tt.bad == 0 {
+						lost += w.results["503"]
+					}
+					total := lost + w.results["200"]
+					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
+					if got := float64(lost) / float64(total); got > tt.lost {
+						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+					}
+					if most := (callers+tt.bad)*(restarts+1) + 4*trialBurst + 10*tt.bad; w.asked > most {
+						t.Errorf("%d token requests, want at most %d", w.asked, most)
+					}
 				})
-			}
+			})
 		}
 	}
 }

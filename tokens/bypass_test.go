@@ -108,7 +108,7 @@ func TestBypassOutage(t *testing.T) {
 				if n := p.count().asked - first + 1; n != tt.asks {
 					t.Errorf("%d token requests, want %d", n, tt.asks)
 				}
-				p.refuses = nil
+				p.set(func() { p.refuses = nil })
 				time.Sleep(time.Minute)
 				mustToken(t, c)
 			})

@@ -14,6 +14,9 @@ type Cache struct {
 	entries *ristretto.Cache[string, *entry]
 	suspicions
 
+	closing sync.RWMutex // guards closed; taken first
+	closed  bool
+
 	mu sync.Mutex // guards what follows; taken last
 	// busy are the entries on behalf of callers with a token request in flight,
 	// which ristretto may not have yet, or no more.
@@ -57,8 +60,14 @@ func NewCache(maxBytes int64) (*Cache, error) {
 	return c, nil
 }
 
-// Close stops the cache's goroutine. The cache must not be used afterwards.
-func (c *Cache) Close() { c.entries.Close() }
+// Close stops the cache's goroutine. The cache must not be used afterwards; a
+// fetch may still be in flight.
+func (c *Cache) Close() {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	c.closed = true
+	c.entries.Close()
+}
 
 // CacheStats are counts since the cache was made.
 type CacheStats struct {
@@ -133,6 +142,12 @@ func (c *Cache) find(key string) *entry {
 // settle puts an entry into ristretto once its answer is in, for as long as that
 // is of use. It may block for a moment, and is not called with a lock held.
 func (c *Cache) settle(e *entry) {
+	c.closing.RLock()
+	defer c.closing.RUnlock()
+	if c.closed {
+		e.close()
+		return
+	}
 	if e.of.life.Err() == nil {
 		cost, life := e.worth(time.Now())
 		e.enter()

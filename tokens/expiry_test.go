@@ -270,7 +270,7 @@ func TestLeast(t *testing.T) {
 					c, _ := newTestCredential(t, p, func(c *Config) { c.OnBehalf, c.Expiry.Least, c.Timeout = behalf, tt.least, time.Second })
 					first := mustTokenOf(t, c, caller(behalf))
 					time.Sleep(time.Until(first.Expires) - tt.left)
-					down = tt.down
+					p.set(func() { down = tt.down })
 					if token := mustTokenOf(t, c, caller(behalf)); token.Generation != tt.want {
 						t.Errorf("got generation %d, want %d", token.Generation, tt.want)
 					}

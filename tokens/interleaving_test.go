@@ -161,7 +161,7 @@ func (m *crowd) again(t *rapid.T, who string, r Rejection) {
 // rush sends requests of all callers at once.
 func (m *crowd) rush(t *rapid.T) {
 	n := rapid.IntRange(2, 30).Draw(t, "requests")
-	asked, slow := m.p.count().asked, m.p.slow
+	asked := m.p.count().asked
 	strange := make(chan string, n)
 	var wg sync.WaitGroup
 	for i := range n {
@@ -178,7 +178,7 @@ func (m *crowd) rush(t *rapid.T) {
 		t.Fatal(s)
 	}
 	m.p.mu.Lock()
-	healthy := m.p.refuses == nil && slow < time.Second && m.p.life > time.Minute
+	healthy := m.p.refuses == nil && m.p.slow < time.Second && m.p.life > time.Minute
 	m.p.mu.Unlock()
 	if got := m.p.count().asked - asked; healthy && got > 2*len(m.who) { // one may have been in flight at a flush
 		t.Fatalf("%d requests of %d callers cost %d token requests", n, len(m.who), got)

@@ -32,8 +32,8 @@ type provider struct {
 
 // Grant implements Source.
 func (p *provider) Grant(ctx context.Context, r GrantRequest) (Grant, error) {
-	n := p.take(r)
-	if err := sleep(ctx, p.slow); err != nil {
+	n, slow := p.take(r)
+	if err := sleep(ctx, slow); err != nil {
 		return Grant{}, err
 	}
 	p.mu.Lock()
@@ -65,13 +65,21 @@ func (p *provider) Grant(ctx context.Context, r GrantRequest) (Grant, error) {
 	return g, nil
 }
 
-// take counts a request and looks at its refresh token.
-func (p *provider) take(r GrantRequest) int {
+// set changes the provider.
+func (p *provider) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+}
+
+// take counts a request and looks at its refresh token. It returns the request's
+// number, and how long the answer takes.
+func (p *provider) take(r GrantRequest) (int, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked++
 	if r.Refresh == "" {
-		return p.asked
+		return p.asked, p.slow
 	}
 	p.refreshed++
 	if !p.living[r.Refresh] {
@@ -80,7 +88,7 @@ func (p *provider) take(r GrantRequest) int {
 	if !strings.HasSuffix(r.Refresh.Reveal(), fmt.Sprint(" ", r.Client)) {
 		p.fault("%s was used by client %d", r.Refresh.Reveal(), r.Client)
 	}
-	return p.asked
+	return p.asked, p.slow
 }
 
 // Revoke implements Source.

@@ -112,7 +112,7 @@ func TestPublishAfterAnOutage(t *testing.T) {
 				synctest.Wait()
 				if warm {
 					p.expect(t, "first", "/1")
-					down = true
+					source.set(func() { down = true })
 					time.Sleep(time.Until(c.Status().Token.Expires))
 					p.expect(t, "at its end", "")
 				}
@@ -121,7 +121,7 @@ func TestPublishAfterAnOutage(t *testing.T) {
 					t.Errorf("%d token requests while it was down, want at most %d", source.count().asked, most)
 				}
 				p.expect(t, "while it is down")
-				down = false
+				source.set(func() { down = false })
 				time.Sleep(maxRenewalWait + maxRetry)
 				if got := p.values(); len(got) == 0 || got[0] == "" {
 					t.Errorf("told %q once the provider was back", got)

@@ -187,11 +187,11 @@ func TestRefreshTokenSurvivesAFailure(t *testing.T) {
 		c, _ := newTestCredential(t, p, onBehalf)
 		mustTokenOf(t, c, "a")
 		time.Sleep(2 * time.Hour)
-		down = true
+		p.set(func() { down = true })
 		if _, err := c.Token(t.Context(), behalfOf("a")); !errors.Is(err, errDown) {
 			t.Errorf("got %v", err)
 		}
-		down = false
+		p.set(func() { down = false })
 		mustTokenOf(t, c, "a")
 		if n := p.count(); n.refreshed != n.asked-1 || n.living != 1 || n.revoked != 0 {
 			t.Errorf("at the provider: %+v", n)
@@ -241,6 +241,33 @@ func TestCloseOnBehalf(t *testing.T) {
 	})
 }
 
+// A service that stops closes its credentials, and the cache right after: what
+// is in flight ends without harm.
+func TestCacheClosesDuringFetches(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 {
+			p := &provider{life: time.Hour, refreshes: true, slow: time.Millisecond}
+			cache := newTestCache(t, 1<<20)
+			c, _ := newCredentialIn(t, cache, p, onBehalf)
+			var wg sync.WaitGroup
+			for i := range 200 {
+				wg.Go(func() { _, _ = c.Token(t.Context(), behalfOf(fmt.Sprint("caller-", i))) })
+			}
+			synctest.Wait()
+			time.Sleep(p.slow) // the answers come now
+			c.Close()
+			cache.Close()
+			wg.Wait()
+			synctest.Wait()
+			if n := p.count(); n.living != 0 {
+				t.Errorf("at the provider: %+v", n)
+			}
+			p.check(t)
+		}
+	})
+}
+
 // Revocations that fail are tried again a few times, and told of; a provider
 // that cannot revoke is no event. However slow it is, what waits is bounded.
 func TestDisposal(t *testing.T) {
@@ -266,6 +293,7 @@ func TestDisposal(t *testing.T) {
 				token := mustToken(t, c)
 				c.Close()
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				revoked, failed := d.of(EventRevoked), d.of(EventFailed)
 				if tries != tt.tries || len(revoked) != tt.revoked || len(failed) != tt.failed {
 					t.Fatalf("%d tries, revoked %+v, failed %+v", tries, revoked, failed)
@@ -291,17 +319,24 @@ func TestDisposalIsBounded(t *testing.T) {
 			waste.add(c, 0, Secret(fmt.Sprint("refresh ", i)))
 			synctest.Wait()
 		}
-		if s.most != disposers || len(waste.waiting) != maxDisposed {
-			t.Errorf("%d at once, %d wait", s.most, len(waste.waiting))
+		if most, waiting := s.add(0), waste.length(); most != disposers || waiting != maxDisposed {
+			t.Errorf("%d at once, %d wait", most, waiting)
 		}
 		if n := len(d.of(EventFailed)); n != dropped-maxDisposed-disposers {
 			t.Errorf("%d found no room", n)
 		}
 		time.Sleep(time.Hour)
-		if waste.workers != 0 || len(waste.waiting) != 0 {
-			t.Errorf("%d workers are left, and %d tokens", waste.workers, len(waste.waiting))
+		if n := waste.length(); n != 0 {
+			t.Errorf("%d tokens are left", n)
 		}
 	})
+}
+
+// length is how many tokens wait.
+func (d *disposal) length() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.waiting)
 }
 
 // stuck is a provider whose answers to revocations never come.
@@ -319,11 +354,13 @@ func (s *stuck) Revoke(ctx context.Context, _ int, _ Secret) error {
 	return ctx.Err()
 }
 
-func (s *stuck) add(n int) {
+// add counts n more, and returns the most that there were at once.
+func (s *stuck) add(n int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now += n
 	s.most = max(s.most, s.now)
+	return s.most
 }
 
 // A refresh token that is in use when its entry comes to its end is not revoked:
@@ -335,7 +372,7 @@ func TestRefreshTokenInUseIsNotRevoked(t *testing.T) {
 		c, _ := newTestCredential(t, p, onBehalf, func(c *Config) { c.Timeout = time.Minute })
 		mustTokenOf(t, c, "a")
 		time.Sleep(2*time.Minute - 2*time.Second)
-		p.slow = 20 * time.Second
+		p.set(func() { p.slow = 20 * time.Second })
 		mustTokenOf(t, c, "a")
 		synctest.Wait()
 		if n := p.count(); n.refreshed != 1 || n.revoked != 0 || n.living != 1 || c.Status().Subjects != 1 {

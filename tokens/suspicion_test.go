@@ -175,7 +175,7 @@ func TestSuspectedTokenWhileProviderIsDown(t *testing.T) {
 				c, _ := newTestCredential(t, p, onBehalf)
 				old := mustTokenOf(t, c, "a")
 				suspectAll(t, c)
-				p.refuses = func(GrantRequest) error { return err }
+				p.set(func() { p.refuses = func(GrantRequest) error { return err } })
 				before := p.count().asked
 				for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 					began := time.Now()
@@ -189,7 +189,7 @@ func TestSuspectedTokenWhileProviderIsDown(t *testing.T) {
 				if n := p.count().asked - before; n < 2 || n > 20 {
 					t.Errorf("%d token requests in a minute", n)
 				}
-				p.refuses = nil
+				p.set(func() { p.refuses = nil })
 				time.Sleep(maxRenewalWait)
 				mustTokenOf(t, c, "a")
 				time.Sleep(time.Second)
