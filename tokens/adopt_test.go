@@ -164,7 +164,7 @@ func TestChainOfReloads(t *testing.T) {
 					chain[n].Close()
 					synctest.Wait()
 				}
-				if got := p.count(); got.living != 0 || got.asked != 4 {
+				if got := p.later(); got.living != 0 || got.asked != 4 {
 					t.Errorf("at last: %+v", got)
 				}
 				if len(cache.holders) != 0 || cache.Stats().Entries != 0 {
@@ -207,6 +207,59 @@ func TestAdoptDuringFetch(t *testing.T) {
 	}
 }
 
+// A credential that now fetches for requests only has no token renewed, and leaves
+// the one of before where it is: a configuration that is refused gives it back.
+func TestAdoptForBypass(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cache := newTestCache(t, 1<<20)
+		source := numbered(time.Hour, 0)
+		old, _ := newCredentialIn(t, cache, source)
+		token := settled(t, old)
+		c, _ := newCredentialIn(t, cache, source, func(c *Config) { c.Bypass = true })
+		c.Adopt(old)
+		if s := c.Status(); s.Token != (Token{}) || s.Alive || !s.Renewal.IsZero() || !s.OnRequest {
+			t.Errorf("got %+v", s)
+		}
+		c.Close()
+		if got := mustToken(t, old); got != token || old.Status().Renewal.IsZero() {
+			t.Errorf("given back: got %+v, %+v", got, old.Status())
+		}
+		c, _ = newCredentialIn(t, cache, source, func(c *Config) { c.Bypass = true })
+		c.Adopt(old)
+		old.Close()
+		time.Sleep(24 * time.Hour)
+		if n := source.asked(); n != 1 {
+			t.Errorf("%d token requests that nobody wanted", n-1)
+		}
+	})
+}
+
+// Requests that are under way with the old credential count, too.
+func TestAdoptedCountsGoOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cache := newTestCache(t, 1<<20)
+		old, _ := newCredentialIn(t, cache, numbered(time.Hour, 0))
+		c, _ := newCredentialIn(t, cache, numbered(time.Hour, 0))
+		mustToken(t, old)
+		c.Adopt(old)
+		mustToken(t, old)
+		mustToken(t, c)
+		if _, err := c.Token(t.Context(), Request{Bypass: true}); err != nil {
+			t.Error(err)
+		}
+		old.Close()
+		if s := c.Status(); s.Uses != 4 || s.Bypassed != 1 {
+			t.Errorf("got %+v", s)
+		}
+		c.Close()
+		if n := cache.Stats().Bypasses; n != 1 {
+			t.Errorf("%d bypasses, want those of credentials that are gone too", n)
+		}
+	})
+}
+
 // Callers' tokens come along, and are counted where they are.
 func TestAdoptOnBehalf(t *testing.T) {
 	t.Parallel()
@@ -223,7 +276,7 @@ func TestAdoptOnBehalf(t *testing.T) {
 		}
 		c.Close()
 		synctest.Wait()
-		if n := p.count(); n.living != 0 || c.Status().Subjects != 0 {
+		if n := p.later(); n.living != 0 || c.Status().Subjects != 0 {
 			t.Errorf("at the provider: %+v, and %+v", n, c.Status())
 		}
 		p.check(t)

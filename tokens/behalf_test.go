@@ -312,7 +312,7 @@ func TestCallersEntryEnds(t *testing.T) {
 				if n := c.Status().Subjects; n != 0 {
 					t.Errorf("%d entries after the end", n)
 				}
-				if n := p.count(); n.living != 0 || len(d.of(EventRevoked)) != n.revoked {
+				if n := p.later(); n.living != 0 || len(d.of(EventRevoked)) != n.revoked {
 					t.Errorf("at the provider: %+v", n)
 				}
 				p.check(t)

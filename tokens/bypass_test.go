@@ -43,7 +43,7 @@ func TestBypass(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if n := p.count(); n.living != 0 || n.revoked != n.asked || n.refreshed != 0 {
+		if n := p.later(); n.living != 0 || n.revoked != n.asked || n.refreshed != 0 {
 			t.Errorf("refresh tokens at the provider: %+v", n)
 		}
 		p.check(t)
@@ -82,26 +82,30 @@ func TestBypassOnBehalf(t *testing.T) {
 func TestBypassOutage(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		err  error
-		asks int // of ten requests
+		err    error
+		behalf bool
+		asks   int // of ten requests
 	}{
-		"down":            {errDown, 10}, // and each of them once, after a pause
-		"refused":         {&PermanentError{Err: errDown}, 1},
-		"asked to wait":   {waiting{errDown}, 1},
-		"subject refused": {&SubjectError{Err: errDown}, 10},
+		"down":            {errDown, false, 10}, // and each of them once, after a pause
+		"refused":         {&PermanentError{Err: errDown}, false, 1},
+		"asked to wait":   {waiting{errDown}, false, 1},
+		"subject refused": {&SubjectError{Err: errDown}, true, 10},
+		// Which may be for a scope that only this caller must not have.
+		"refused on behalf": {&PermanentError{Err: errDown}, true, 10},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				p := &provider{refuses: func(GrantRequest) error { return tt.err }}
-				c, _ := newTestCredential(t, p, func(c *Config) { c.Bypass = true })
-				if _, err := c.Token(t.Context(), Request{}); err == nil {
+				c, _ := newTestCredential(t, p, func(c *Config) { c.Bypass, c.OnBehalf = true, tt.behalf })
+				r := behalfOf(caller(tt.behalf))
+				if _, err := c.Token(t.Context(), r); err == nil {
 					t.Error("got no error")
 				}
 				first := p.count().asked
 				for range 9 {
-					if _, err := c.Token(t.Context(), Request{}); err == nil {
+					if _, err := c.Token(t.Context(), r); err == nil {
 						t.Error("got no error")
 					}
 				}
@@ -110,7 +114,7 @@ func TestBypassOutage(t *testing.T) {
 				}
 				p.set(func() { p.refuses = nil })
 				time.Sleep(time.Minute)
-				mustToken(t, c)
+				mustTokenOf(t, c, caller(tt.behalf))
 			})
 		})
 	}
@@ -147,7 +151,7 @@ func TestBypassOfARequest(t *testing.T) {
 				if s := c.Status(); s.Bypassed != 1 || s.Uses != 3 || s.Token != before.Token || s.Subjects != before.Subjects {
 					t.Errorf("got %+v", s)
 				}
-				if n := p.count(); n.living != 1 || n.asked != 2 {
+				if n := p.later(); n.living != 1 || n.asked != 2 {
 					t.Errorf("at the provider: %+v", n)
 				}
 				p.check(t)
@@ -179,6 +183,7 @@ func TestBypassRejection(t *testing.T) {
 		"unclear":       {Retry, Unclear, 1, Outcome{Reason: ReasonAgain}},
 		"not allowed":   {Retry, NotAllowed, 1, Outcome{Reason: ReasonNotAllowed}},
 		"evict, dead":   {Evict, Dead, 1, Outcome{Reason: ReasonEvict}},
+		"evict, again":  {Evict, Dead, 2, Outcome{Reason: ReasonEvict}},
 		"observe, dead": {Observe, Dead, 1, Outcome{Reason: ReasonObserve}},
 	}
 	for name, tt := range tests {
@@ -195,15 +200,46 @@ func TestBypassRejection(t *testing.T) {
 				for range 1000 {
 					c.Rejected(t.Context(), r)
 				}
+				if !c.spend(time.Now(), 0) {
+					t.Error("there is nothing left for others")
+				}
 				if tt.want.Reason != ReasonDead {
 					return
 				}
-				if o := c.Rejected(t.Context(), r); o.Reason != ReasonBudget || o.Answer != Unavailable || o.RetryAfter <= 0 {
+				if o := c.Rejected(t.Context(), r); o.Reason != ReasonBudget || o.Answer != Unavailable {
 					t.Errorf("with the budget spent: got %+v", o)
 				}
 			})
 		})
 	}
+}
+
+// A caller who is refused with a fresh token as well causes no more of them for a
+// while, and others still do.
+func TestBypassRefusedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newTestCredential(t, &provider{life: time.Hour}, func(c *Config) { c.Bypass = true })
+		refuse := func(caller string, attempt int) Outcome {
+			r := refusalFor(caller, mustToken(t, c), attempt, Dead)
+			r.Use.Bypass = true
+			return c.Rejected(t.Context(), r)
+		}
+		for n := range 100 {
+			if o := refuse("bad", 1); o.Answer == TryAgain {
+				refuse("bad", 2)
+			} else if n == 0 || o.Reason != ReasonQuiet {
+				t.Errorf("rejection %d: got %+v", n, o)
+			}
+		}
+		if o := refuse("good", 1); o.Answer != TryAgain {
+			t.Errorf("another caller: got %+v", o)
+		}
+		time.Sleep(defaultCoolDown)
+		if o := refuse("bad", 1); o.Answer != TryAgain {
+			t.Errorf("after the cool-down: got %+v", o)
+		}
+	})
 }
 
 // A bypass, too, does not send a dead token twice.

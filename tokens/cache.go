@@ -3,6 +3,7 @@ package tokens
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/ristretto/v2"
@@ -11,7 +12,8 @@ import (
 // Cache maps keys to entries and bounds what they take in memory. One Cache
 // serves all credentials. It is safe for concurrent use.
 type Cache struct {
-	entries *ristretto.Cache[string, *entry]
+	entries  *ristretto.Cache[string, *entry]
+	bypassed atomic.Uint64
 	suspicions
 
 	closing sync.RWMutex // guards closed; taken first
@@ -71,8 +73,9 @@ func (c *Cache) Close() {
 
 // CacheStats are counts since the cache was made.
 type CacheStats struct {
-	// Hits and Misses count look-ups.
-	Hits, Misses uint64
+	// Hits and Misses count look-ups, and Bypasses the requests that were given
+	// a token of their own.
+	Hits, Misses, Bypasses uint64
 	// Entries is how many are held now, and Bytes what they take.
 	Entries, Bytes uint64
 }
@@ -81,10 +84,11 @@ type CacheStats struct {
 func (c *Cache) Stats() CacheStats {
 	m := c.entries.Metrics
 	return CacheStats{
-		Hits:    m.Hits(),
-		Misses:  m.Misses(),
-		Entries: m.KeysAdded() - m.KeysEvicted(),
-		Bytes:   m.CostAdded() - m.CostEvicted(),
+		Hits:     m.Hits(),
+		Misses:   m.Misses(),
+		Bypasses: c.bypassed.Load(),
+		Entries:  m.KeysAdded() - m.KeysEvicted(),
+		Bytes:    m.CostAdded() - m.CostEvicted(),
 	}
 }
 
@@ -112,11 +116,24 @@ func (c *Cache) open(key string, create func() *entry) *entry {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.busy[key]
+	e := c.missed(key)
 	if e == nil {
 		e = create()
 		c.busy[key] = e
 	}
+	return e
+}
+
+// missed returns the entry of a key that ristretto did not have, or nil. It has a
+// fetch in flight, or has been settled since. The lock is held.
+func (c *Cache) missed(key string) *entry {
+	if e := c.busy[key]; e != nil {
+		return e
+	}
+	if _, ok := c.entries.GetTTL(key); !ok { // which counts no second miss
+		return nil
+	}
+	e, _ := c.entries.Get(key)
 	return e
 }
 
@@ -136,7 +153,7 @@ func (c *Cache) find(key string) *entry {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.busy[key]
+	return c.missed(key)
 }
 
 // settle puts an entry into ristretto once its answer is in, for as long as that

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -72,9 +71,6 @@ type Credential struct {
 	cfg Config
 	h   *holder
 
-	uses, bypassed atomic.Uint64
-	flushed        atomic.Pointer[time.Time] // tokens requested before are dropped
-
 	mu      sync.Mutex // guards what follows; taken after an entry's
 	prior   *Credential
 	closed  bool
@@ -126,16 +122,13 @@ func (c *Credential) Adopt(old *Credential) {
 	c.paused, c.trials.level, c.trials.at = old.paused, old.trials.level, old.trials.at
 	c.mu.Unlock()
 	old.mu.Unlock()
-	c.uses.Store(old.uses.Load())
-	c.bypassed.Store(old.bypassed.Load())
-	c.flushed.Store(old.flushed.Load())
 	c.h.owner.Store(c)
 	c.h.own.reown()
 }
 
 // Close stops renewals and ends fetches in flight, unless another credential has
-// adopted what it holds. Tokens that were handed out stay valid; refresh tokens
-// are revoked.
+// adopted what it holds. Tokens that were handed out stay valid for a while;
+// refresh tokens are revoked then, in the background.
 func (c *Credential) Close() {
 	c.mu.Lock()
 	c.closed = true
@@ -182,14 +175,6 @@ func (c *Credential) forget(closed, prior *Credential) {
 // Name returns the credential's name in the configuration.
 func (c *Credential) Name() string { return c.cfg.Name }
 
-// flushedAt is when all its tokens were dropped last.
-func (c *Credential) flushedAt() time.Time {
-	if at := c.flushed.Load(); at != nil {
-		return *at
-	}
-	return time.Time{}
-}
-
 // Token returns the living backend token for a request. Without one it waits for
 // the fetch in flight, starting it if needed, until ctx ends or the credential's
 // timeout is over; the error then is an *[UnavailableError], or a
@@ -221,7 +206,7 @@ func (c *Credential) behalf(s Subject) Subject {
 // held while that lives.
 func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch) (Token, error) {
 	if f == nil && held.aliveAt(time.Now()) {
-		c.uses.Add(1)
+		c.h.uses.Add(1)
 		return held, nil
 	}
 	if f != nil && f.over() && !e.pinned { // it could not be started
@@ -230,10 +215,10 @@ func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch)
 	fresh, err := c.wait(ctx, f)
 	switch {
 	case err == nil:
-		c.uses.Add(1)
+		c.h.uses.Add(1)
 		return fresh, nil
 	case held.aliveAt(time.Now()): // the wait may have outlasted it
-		c.uses.Add(1)
+		c.h.uses.Add(1)
 		return held, nil
 	}
 	return Token{}, err
@@ -259,8 +244,9 @@ func (r Retried) knownDead(t Token) bool { return t.Fingerprint == r.Refused && 
 // Again returns the token for a request that is sent again without passing the
 // check again: a fresh one, and where the budget allows none another than the
 // one that was refused. That one is sent again only where it may be alive and
-// there is no other: the backend's own answer then is the answer. It blocks and fails as Token
-// does, and fails where the caller's token that it takes is no longer at hand.
+// there is no other: the backend's own answer then is the answer. It blocks and
+// fails as Token does, and fails where the caller's token that it takes is no
+// longer at hand.
 func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	if r.Use.Bypass && !c.cfg.OnBehalf {
 		token, err := c.tokenAlone(ctx, Subject{})
@@ -283,7 +269,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 		f = e.fetchMissing(now)
 	case r.Refused == "", token.Fingerprint != r.Refused && (e.past.has(r.Refused) || token.freshOn(r.Attempt, now)):
 		e.mu.Unlock()
-		c.uses.Add(1)
+		c.h.uses.Add(1)
 		return token, nil
 	default:
 		f = e.suspect(now)
@@ -299,7 +285,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	case r.knownDead(fresh):
 		return Token{}, c.unavailable(errSameToken, c.cfg.CoolDown)
 	}
-	c.uses.Add(1)
+	c.h.uses.Add(1)
 	return fresh, nil
 }
 
@@ -376,7 +362,7 @@ func (c *Credential) Flush() (bool, error) {
 		return false, ErrPaused
 	}
 	now := time.Now()
-	c.flushed.Store(&now)
+	c.h.flushed.Store(&now)
 	if !c.keeps() {
 		return c.h.entries.Load() > 0, nil
 	}
@@ -488,11 +474,15 @@ func (c *Credential) Status() Status {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	held := e.current
+	if !c.keeps() { // what a credential held that this one took the place of
+		held = Token{}
+	}
 	s := Status{
-		Name: c.cfg.Name, Provider: cmp.Or(e.current.Provider, c.cfg.Provider),
-		Token: e.current, Alive: e.current.aliveAt(now), Renewal: e.renewal,
+		Name: c.cfg.Name, Provider: cmp.Or(held.Provider, c.cfg.Provider),
+		Token: held, Alive: held.aliveAt(now), Renewal: e.renewal,
 		Fetching: e.fetching != nil, OnRequest: !c.keeps(), Subjects: int(c.h.entries.Load()),
-		Uses: c.uses.Load(), Bypassed: c.bypassed.Load(),
+		Uses: c.h.uses.Load(), Bypassed: c.h.bypassed.Load(),
 		Failures: e.failures, Err: e.lastErr,
 	}
 	s.Token.Value = ""

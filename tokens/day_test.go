@@ -80,7 +80,7 @@ func day() traffic {
 
 // living is how many callers' tokens live at once, and a few whose end ristretto
 // has not seen yet.
-func (x traffic) living() int { return int((x.life + 15*time.Second) / x.every) }
+func (x traffic) living() int { return int((x.life + 15*time.Second + inUse) / x.every) }
 
 // A day of distinct callers, ten a second: what is held stays flat, here and at
 // the provider, and tokens of our own are never pushed out. It measures the heap

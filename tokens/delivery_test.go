@@ -167,3 +167,29 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 		}
 	}
 }
+
+// Where requests are not counted, a token that is refused right after it was
+// issued is tried on the word of a single rejection, since no other may come. One
+// that was issued because of a rejection is not.
+func TestUncountedRejectionOfFreshToken(t *testing.T) {
+	t.Parallel()
+	for _, verdict := range []Verdict{Unclear, Dead} {
+		t.Run(verdict.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &provider{life: time.Hour}
+				c, _ := newTestCredential(t, p)
+				for _, want := range []bool{true, false} {
+					r := refusalFor("", mustToken(t, c), 1, verdict)
+					r.Uncounted, r.Use.Generation, r.Use.Age = true, 0, 0
+					if got := c.Rejected(t.Context(), r).Answer == TryAgain; got != want {
+						t.Errorf("tried: %v, want %v", got, want)
+					}
+				}
+				if p.count().asked != 2 {
+					t.Errorf("%d token requests, want 2", p.count().asked)
+				}
+			})
+		})
+	}
+}

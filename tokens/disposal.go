@@ -4,25 +4,34 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
 )
 
 const (
+	// inUse is how long a token that is dropped is left alone: requests are on
+	// their way with the access token that it came with, which a provider
+	// revokes with it (RFC 7009 section 2.1).
+	inUse = 30 * time.Second
 	// maxDisposed bounds how many tokens wait to be revoked. One that finds no
 	// room lives until its provider forgets it, which is reported.
 	maxDisposed = 1024
 	// disposers is how many are revoked at once.
 	disposers = 4
-	// disposalTries is how often one is tried.
+	// disposalTries is how often one is tried, and disposalRetry how long the
+	// first pause between two tries is.
 	disposalTries = 3
+	disposalRetry = time.Second / 2
 )
 
 var errDisposalFull = errors.New("too many tokens wait to be revoked")
 
 // disposal revokes tokens that are dropped, in the background, so that they do
-// not pile up at their provider. The zero value is ready; it runs goroutines
-// only while there is something to do.
+// not pile up at their provider. Nothing is revoked when the process stops: Envoy
+// may use the access tokens on. The zero value is ready; it runs goroutines only
+// while there is something to do.
 type disposal struct {
 	mu      sync.Mutex
 	waiting []disposed
@@ -35,11 +44,16 @@ type disposed struct {
 	token  Secret
 }
 
-// add has a token revoked. It does not block.
+// add has a token revoked when it is no longer in use. It does not block.
 func (d *disposal) add(c *Credential, client int, token Secret) {
 	if token == "" {
 		return
 	}
+	time.AfterFunc(inUse, func() { d.revoke(c, client, token) })
+}
+
+// revoke has a token revoked now.
+func (d *disposal) revoke(c *Credential, client int, token Secret) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.waiting) >= maxDisposed {
@@ -74,14 +88,14 @@ func (d *disposal) work() {
 func (d disposed) revoke() {
 	ctx, cancel := context.WithTimeout(context.Background(), d.c.cfg.Timeout)
 	defer cancel()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := d.c.cfg.Source.Revoke(ctx, d.client, d.token)
-		var permanent *PermanentError
-		if errors.Is(err, errors.ErrUnsupported) || errors.As(err, &permanent) {
-			err = stopRetrying(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithMaxTries(disposalTries))
+	tries := retrypolicy.NewBuilder[any]().
+		WithMaxAttempts(disposalTries).
+		WithBackoff(disposalRetry, maxRetry).
+		WithJitterFactor(retryJitter).
+		AbortIf(func(_ any, err error) bool { return errors.Is(err, errors.ErrUnsupported) || isRefusal(err) }).
+		ReturnLastFailure().
+		Build()
+	err := failsafe.With(tries).WithContext(ctx).Run(func() error { return d.c.cfg.Source.Revoke(ctx, d.client, d.token) })
 	d.c.revoked(FingerprintOf(d.token.Reveal()), ReasonDropped, err)
 }
 

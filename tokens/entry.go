@@ -42,6 +42,7 @@ type refreshToken struct {
 	value   Secret
 	client  int
 	expires time.Time
+	spent   bool // it went out with the last token request
 }
 
 // aliveAt reports whether it may be used.
@@ -84,7 +85,7 @@ func (e *entry) demand(now time.Time, attempt int) (Token, *fetch) {
 		return token, e.fetchMissing(now)
 	case !token.freshOn(attempt, now):
 		return token, e.suspect(now)
-	case token.Expires.Sub(now) < e.c().cfg.Expiry.least(token):
+	case e.failures == 0 && token.Expires.Sub(now) < e.c().cfg.Expiry.least(token):
 		return token, e.join(now, ReasonRenewal)
 	case !e.pinned && e.failures == 0 && e.suspected():
 		return token, e.join(now, ReasonSpread)
@@ -98,7 +99,7 @@ func (e *entry) demand(now time.Time, attempt int) (Token, *fetch) {
 
 // heedFlush drops a token that an operator flushed.
 func (e *entry) heedFlush() {
-	if e.asked.Before(e.c().flushedAt()) {
+	if e.asked.Before(e.of.flushedAt()) {
 		e.evict(ReasonFlush)
 	}
 }
@@ -166,11 +167,16 @@ func (e *entry) renew() {
 func (e *entry) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.unschedule()
+	e.dropRefresh()
+}
+
+// unschedule ends renewals.
+func (e *entry) unschedule() {
 	if e.timer != nil {
 		e.timer.Stop()
 	}
 	e.renewal = time.Time{}
-	e.dropRefresh()
 }
 
 // dropRefresh has the refresh token revoked, which is not used any more.

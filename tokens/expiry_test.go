@@ -280,6 +280,30 @@ func TestLeast(t *testing.T) {
 	}
 }
 
+// A provider that is known to hang is not waited for while the token that is held
+// lives: it would end meanwhile.
+func TestLeastWhileProviderHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := &script{answer: func(ctx context.Context, n int) (Grant, error) {
+			if n > 1 {
+				<-ctx.Done()
+				return Grant{}, ctx.Err()
+			}
+			return Grant{AccessToken: "t", ExpiresIn: time.Hour}, nil
+		}}
+		c, _ := newTestCredential(t, source, func(c *Config) { c.Expiry = Expiry{Margin: 30 * time.Second, Least: 5 * time.Second} })
+		token := mustToken(t, c)
+		for _, left := range []time.Duration{4 * time.Second, 1} {
+			time.Sleep(time.Until(token.Expires) - left)
+			began := time.Now()
+			if got := mustToken(t, c); got != token || time.Since(began) != 0 {
+				t.Errorf("%v before its end: got %+v after %v", left, got, time.Since(began))
+			}
+		}
+	})
+}
+
 func TestRefreshLifetime(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -7,7 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
 )
 
 // fetch is one token request, with its tries, that any number may wait for.
@@ -38,6 +39,7 @@ func (f *fetch) over() bool {
 const (
 	firstRetry     = 50 * time.Millisecond
 	maxRetry       = time.Second
+	retryJitter    = 0.3
 	permanentPause = 10 * time.Second
 	maxRenewalWait = 30 * time.Second
 )
@@ -92,11 +94,14 @@ func (e *entry) start(now time.Time, reason Reason) *fetch {
 
 // isRefusal reports whether asking again soon gives the same answer.
 func isRefusal(err error) bool {
-	var (
-		permanent *PermanentError
-		subject   *SubjectError
-	)
-	return errors.As(err, &permanent) || errors.As(err, &subject)
+	var permanent *PermanentError
+	return errors.As(err, &permanent) || isSubject(err)
+}
+
+// isSubject reports whether the provider refused the caller's own token.
+func isSubject(err error) bool {
+	var subject *SubjectError
+	return errors.As(err, &subject)
 }
 
 // run makes the token request and ends the fetch.
@@ -136,7 +141,7 @@ func (e *entry) attempt(ctx context.Context, f *fetch) bool {
 // one that is not wanted any more: as dead as its predecessor, whose rejection
 // was seen only later, or one that an operator wanted to be rid of.
 func (e *entry) overtaken(requested time.Time) bool {
-	return requested.Before(e.recovery.refused) || requested.Before(e.c().flushedAt())
+	return requested.Before(e.recovery.refused) || requested.Before(e.of.flushedAt())
 }
 
 // comesBack reports whether the provider answers with the very token that was
@@ -184,33 +189,43 @@ func (e *entry) pause() {
 func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 	e.mu.Lock()
 	down := e.failures > 0
-	if !e.refresh.aliveAt(time.Now()) {
-		e.dropRefresh()
+	wanted := GrantRequest{Subject: e.subject.Token}
+	e.refresh.spent = e.refresh.aliveAt(time.Now())
+	if e.refresh.spent {
+		wanted.Refresh, wanted.Client = e.refresh.value, e.refresh.client
 	}
-	wanted := GrantRequest{Subject: e.subject.Token, Refresh: e.refresh.value, Client: e.refresh.client}
 	c := e.c()
 	e.mu.Unlock()
-	var requested time.Time
-	ask := func() (Grant, error) {
+	var (
+		grant     Grant
+		requested time.Time
+		err       error
+	)
+	waiting, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	again := retrypolicy.NewBuilder[any]().
+		WithMaxRetries(-1).
+		WithBackoff(firstRetry, maxRetry).
+		WithJitterFactor(retryJitter).
+		AbortIf(func(_ any, err error) bool {
+			return down || isRefusal(err) || askedToWait(err) > 0 || errors.Is(err, errPaused)
+		}).
+		OnRetryScheduled(func(next failsafe.ExecutionScheduledEvent[any]) {
+			if end, ok := ctx.Deadline(); ok && time.Until(end) < next.Delay {
+				giveUp() // callers need not wait for what comes too late
+			}
+		}).
+		Build()
+	// What the last try brought counts, even where ctx has ended since.
+	_ = failsafe.With(again).WithContext(waiting).Run(func() error {
 		if c.isPaused() {
-			return Grant{}, stopRetrying(errPaused)
+			err = errPaused
+			return err
 		}
 		requested = time.Now()
-		grant, err := c.cfg.Source.Grant(ctx, wanted)
-		if down || isRefusal(err) || askedToWait(err) > 0 {
-			err = stopRetrying(err)
-		}
-		return grant, err
-	}
-	grant, err := backoff.Retry(ctx, ask,
-		backoff.WithBackOff(&backoff.ExponentialBackOff{
-			InitialInterval: firstRetry, MaxInterval: maxRetry, Multiplier: 2, RandomizationFactor: 0.3,
-		}),
-		backoff.WithMaxElapsedTime(c.cfg.Timeout))
-	var stopped *backoff.PermanentError
-	if errors.As(err, &stopped) {
-		err = stopped.Unwrap()
-	}
+		grant, err = c.cfg.Source.Grant(ctx, wanted)
+		return err
+	})
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		err = context.Cause(ctx)
 	}
@@ -225,13 +240,6 @@ func askedToWait(err error) time.Duration {
 		return asked.RetryAfter()
 	}
 	return 0
-}
-
-func stopRetrying(err error) error {
-	if err == nil {
-		return nil
-	}
-	return backoff.Permanent(err)
 }
 
 // finish stores the result of a fetch and wakes who waits for it.
@@ -249,7 +257,8 @@ func (e *entry) finish(f *fetch, grant Grant, requested time.Time, err error) {
 	close(f.done)
 }
 
-// fail notes a failed fetch. The token that is held lives on until its end.
+// fail notes a failed fetch. The token that is held lives on until its end, unless
+// it was said to be dead and the caller can help it: he has to hear of that.
 func (e *entry) fail(f *fetch, now time.Time, err error) {
 	e.failures++
 	e.lastErr = err
@@ -261,6 +270,9 @@ func (e *entry) fail(f *fetch, now time.Time, err error) {
 	e.notUntil = now.Add(wait)
 	f.err = e.c().failure(err, wait)
 	e.emit(Event{Kind: EventFailed, Reason: f.reason, Err: err})
+	if isSubject(err) && f.dead != "" && f.dead == e.current.Fingerprint {
+		e.evict(ReasonDead)
+	}
 	if f.paid { // the pause after a failure bounds these
 		e.c().giveBack()
 	}
@@ -313,7 +325,9 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 	}
 	e.past.add(old.Fingerprint)
 	e.current = fresh
-	e.recovery.newToken()
+	if e.pinned { // a caller's new token says nothing of the others'
+		e.of.share.newToken()
+	}
 	e.publish()
 	kind := EventIssued
 	if f.reason == ReasonRenewal {
@@ -325,9 +339,9 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 
 // keepRefresh keeps the refresh token that came with a grant. The one before it
 // was used up for it, or is refused by the provider, unless another client got
-// the grant; one that was past its end had been dropped.
+// the grant, or it was past its end.
 func (e *entry) keepRefresh(grant Grant, now time.Time) {
-	if e.refresh.client != grant.Client {
+	if e.refresh.client != grant.Client || !e.refresh.spent {
 		e.dropRefresh()
 	}
 	e.refresh = refreshToken{value: grant.RefreshToken, client: grant.Client}

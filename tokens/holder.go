@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -22,6 +21,10 @@ type holder struct {
 	owner   atomic.Pointer[Credential] // that the entries work for
 	entries atomic.Int64               // on behalf of callers, in the cache
 	dropped disposal
+	share   share
+
+	flushed        atomic.Pointer[time.Time] // tokens requested before are dropped
+	uses, bypassed atomic.Uint64             // of all owners: no count goes back
 
 	// life ends with the last owner. Fetches run on it, never on a caller's
 	// context.
@@ -37,6 +40,7 @@ type holder struct {
 // newHolder makes the holder of a credential whose tokens are for key.
 func newHolder(cache *Cache, key string, owner *Credential) *holder {
 	h := &holder{cache: cache, alone: map[string]*alone{}}
+	h.share.ofCallers = owner.cfg.OnBehalf
 	h.key = fmt.Sprintf("%s\x00%p", key, h)
 	h.own = &entry{of: h, key: h.key, pinned: true}
 	h.owner.Store(owner)
@@ -52,6 +56,14 @@ func (h *holder) end() {
 	h.stop()
 	h.own.close()
 	h.cache.drop(h)
+}
+
+// flushedAt is when all tokens were dropped last.
+func (h *holder) flushedAt() time.Time {
+	if at := h.flushed.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 // subjectName tells the tokens of a credential apart by the caller's token that
@@ -111,8 +123,9 @@ func (c *Credential) tokenAlone(ctx context.Context, s Subject) (Token, error) {
 	h.mu.Unlock()
 	token, err := c.wait(ctx, a.fetch)
 	if err == nil {
-		c.uses.Add(1)
-		c.bypassed.Add(1)
+		h.uses.Add(1)
+		h.bypassed.Add(1)
+		h.cache.bypassed.Add(1)
 	}
 	return token, err
 }
@@ -137,8 +150,7 @@ func (h *holder) endAlone(e *entry) {
 	e.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var subject *SubjectError
-	if !errors.As(found.lastErr, &subject) {
+	if e.name == "" || !isRefusal(found.lastErr) { // or else it may be about that caller
 		h.down = found
 	}
 	if a := h.alone[e.name]; a != nil && a.entry == e {
@@ -147,12 +159,15 @@ func (h *holder) endAlone(e *entry) {
 }
 
 // reown does for a new owner what depends on its settings: it plans the renewal
-// anew, and publishes the token.
+// anew, if there is to be one, and publishes the token.
 func (e *entry) reown() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.publish()
-	if e.current.aliveAt(time.Now()) {
+	switch {
+	case !e.c().keeps():
+		e.unschedule()
+	case e.current.aliveAt(time.Now()):
 		e.schedule(e.c().cfg.Expiry.renewal(e.current.Issued, e.current.Expires, rand.Float64()))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -122,6 +123,13 @@ func (p *provider) count() count {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return count{p.asked, p.refreshed, p.revoked, len(p.living)}
+}
+
+// later is count when what was dropped until now has been revoked.
+func (p *provider) later() count {
+	time.Sleep(inUse + time.Minute)
+	synctest.Wait()
+	return p.count()
 }
 
 // check fails the test where a client did what it must not.

@@ -30,8 +30,11 @@ const (
 	// holdFor is how long a rejection that may not be tried is held to see
 	// whether others come back refused as well.
 	holdFor = 150 * time.Millisecond
-	// enoughRefused is how many rejections in a row are several.
-	enoughRefused = 4
+	// enoughRefused is how many rejections in a row are several, and
+	// enoughOfCallers where each caller has a token of his own: there a share
+	// of callers who are not allowed is usual, and costs more to mistake.
+	enoughRefused   = 4
+	enoughOfCallers = 12
 	// calmAfter is how many requests, mostly accepted, end the silence after a
 	// trial that did not help.
 	calmAfter = 10
@@ -42,22 +45,8 @@ const (
 // recovery is what an entry knows of rejections of its current token.
 type recovery struct {
 	refused time.Time     // the first rejection that the last trial answers
-	given   uint64        // times a token was handed out on a first try
-	back    uint64        // rejections of the token that was current
-	recent  []mark        // at the last rejections, oldest first
-	surge   surge         // of rejections that are not in these counts
 	began   chan struct{} // closed when a trial begins; nil if nobody waits for that
 	trial   *trial        // the last token request that a rejection caused
-
-	quietUntil time.Time // after trials that did not help
-	quietSteps int
-	quietAt    mark
-}
-
-// mark is a point in the counts of a recovery.
-type mark struct {
-	given, back uint64
-	at          time.Time
 }
 
 // trial is a token request that a rejection caused.
@@ -68,49 +57,11 @@ type trial struct {
 	failed  bool
 }
 
-// newToken forgets what was said about the token before.
-func (r *recovery) newToken() { r.recent, r.surge.recent = nil, nil }
-
-func (r *recovery) mark(now time.Time) mark { return mark{r.given, r.back, now} }
-
-// count counts a rejection and returns the point right after it.
-func (r *recovery) count(now time.Time, uncounted bool) mark {
-	if uncounted {
-		r.surge.add(now)
-		return r.mark(now)
-	}
-	r.back++
-	m := r.mark(now)
-	r.recent = append(r.recent, m)
-	if len(r.recent) > enoughRefused {
-		r.recent = r.recent[1:]
-	}
-	return m
-}
-
-// mostRefused reports whether at least half of the requests since m came back
-// refused, the rejection at m among them; of requests that are not counted,
-// whether many more come back refused than usual.
-func (r *recovery) mostRefused(m mark, uncounted bool) bool {
-	if uncounted {
-		return r.surge.rises()
-	}
-	return 2*(r.back-m.back+1) >= r.given-m.given
-}
-
-// several reports whether the last rejections came in a row.
-func (r *recovery) several(uncounted bool) bool {
-	if uncounted {
-		return r.surge.rises()
-	}
-	return len(r.recent) == enoughRefused && r.mostRefused(r.recent[0], false)
-}
-
 // handedOut counts a request. Retried ones do not count: they say nothing about
 // the share that is refused.
 func (e *entry) handedOut(attempt int) {
 	if attempt <= 1 {
-		e.recovery.given++
+		e.of.share.given.Add(1)
 	}
 }
 
@@ -146,7 +97,7 @@ func (e *entry) begin(now time.Time, reason Reason) *fetch {
 	}
 	f := e.fetching
 	if f == nil || f.reason == ReasonRenewal {
-		r.refused = r.firstHeld(now)
+		r.refused = e.of.share.firstHeld(now)
 	}
 	switch {
 	case f == nil:
@@ -160,18 +111,8 @@ func (e *entry) begin(now time.Time, reason Reason) *fetch {
 		return f
 	}
 	f.reason = reason
-	r.trial = &trial{refused: r.refused, several: r.several(false) || r.several(true)}
+	r.trial = &trial{refused: r.refused, several: e.of.share.several(false) || e.of.share.several(true)}
 	return f
-}
-
-// firstHeld returns when the oldest of the rejections came that are held now.
-func (r *recovery) firstHeld(now time.Time) time.Time {
-	for _, m := range r.recent {
-		if now.Sub(m.at) <= holdFor {
-			return m.at
-		}
-	}
-	return now
 }
 
 // spend takes a trial from the bucket if that leaves reserve.
@@ -231,7 +172,10 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 		return c.judgeAlone(r)
 	}
 	e := c.h.find(r.Use.Subject)
-	if e == nil {
+	switch {
+	case e == nil && c.cfg.Action == Evict:
+		return Outcome{Reason: ReasonNoSubject}
+	case e == nil:
 		return refusal(r, ReasonNoSubject, 0)
 	}
 	f, o := e.recover(ctx, r)
@@ -274,7 +218,6 @@ func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	now := time.Now()
 	ours := r.Fingerprint == e.current.Fingerprint
-	fresh := now.Sub(e.current.Issued) < freshFor
 	switch {
 	case !ours && e.current.aliveAt(now) && e.newer(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
@@ -284,7 +227,7 @@ func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	case !ours && e.current.aliveAt(now) && e.explains(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	}
-	at := e.recovery.count(now, r.Uncounted)
+	at := e.count(now, r)
 	switch {
 	case e.fetching != nil:
 		return e.begin(now, single(r)), Outcome{}
@@ -293,10 +236,25 @@ func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	case !e.pinned && e.suspected(): // others found out already, and paid
 		return e.start(now, ReasonSpread), Outcome{}
 	}
-	if f := e.try(now, r, fresh && ours); f != nil {
+	if f := e.try(now, r, ours && e.justIssued(now, r)); f != nil {
 		return f, Outcome{}
 	}
 	return e.hold(ctx, now, r, at)
+}
+
+// isCallersOwn reports whether a rejection says nothing of the tokens of others:
+// it is of a caller's token, and a fresh one was refused to him a moment ago.
+func (e *entry) isCallersOwn(now time.Time, r Rejection) bool {
+	return !e.pinned && e.c().isQuiet(now, r.pair())
+}
+
+// count counts a rejection among all requests, and returns the point right after
+// it.
+func (e *entry) count(now time.Time, r Rejection) mark {
+	if e.isCallersOwn(now, r) {
+		return e.of.share.mark(now)
+	}
+	return e.of.share.count(now, r.Uncounted)
 }
 
 // wasFresh reports whether the token that a retried request was refused with was
@@ -336,6 +294,18 @@ func single(r Rejection) Reason {
 	return ReasonProbe
 }
 
+// justIssued reports whether the token that is held is too fresh to be tried on
+// the word of a single rejection. Where requests are counted, others soon tell.
+// Where they are not, nothing else would: only a token that was issued because of
+// a rejection is too fresh then.
+func (e *entry) justIssued(now time.Time, r Rejection) bool {
+	if now.Sub(e.current.Issued) >= freshFor {
+		return false
+	}
+	t := e.recovery.trial
+	return !r.Uncounted || t != nil && !e.current.Requested.Before(t.refused)
+}
+
 // try begins the trial of a single rejection, if it may have one. A token that
 // was just issued is not tried on the word of a single one.
 func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
@@ -355,11 +325,12 @@ func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
 // hold waits, without the lock, for what becomes of other requests, and begins
 // a trial if at least half of them are refused. It returns with the lock held.
 func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (*fetch, Outcome) {
-	rec := &e.recovery
+	rec, share := &e.recovery, &e.of.share
+	until, silent := share.quiet(now)
 	switch {
-	case !r.Uncounted && rec.isQuiet(now): // a surge passes by itself
-		return nil, refusal(r, ReasonQuiet, rec.quietUntil.Sub(now))
-	case rec.several(r.Uncounted):
+	case !r.Uncounted && silent: // a surge passes by itself
+		return nil, refusal(r, ReasonQuiet, until.Sub(now))
+	case share.several(r.Uncounted):
 		return e.tryProportion(now, r, 0)
 	}
 	if rec.began == nil {
@@ -380,15 +351,18 @@ func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (
 
 // release decides what becomes of a rejection that was held.
 func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outcome) {
-	now := time.Now()
+	now, share := time.Now(), &e.of.share
+	_, silent := share.quiet(now)
 	switch {
 	case e.fetching != nil:
 		return e.fetching, Outcome{}
+	case !e.pinned && e.suspected():
+		return e.start(now, ReasonSpread), Outcome{}
 	case r.Fingerprint != e.current.Fingerprint && e.current.aliveAt(now) && now.Sub(e.current.Issued) < freshFor:
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	case ctx.Err() != nil:
 		return nil, refusal(r, ReasonGone, 0)
-	case !r.Uncounted && e.recovery.isQuiet(now) || !e.recovery.mostRefused(at, r.Uncounted):
+	case !r.Uncounted && silent || !share.most(at, r.Uncounted):
 		return nil, refusal(r, ReasonQuiet, 0)
 	}
 	return e.tryProportion(now, r, reserveSingle)
@@ -396,6 +370,9 @@ func (e *entry) release(ctx context.Context, r Rejection, at mark) (*fetch, Outc
 
 // tryProportion begins a trial because most requests come back refused.
 func (e *entry) tryProportion(now time.Time, r Rejection, reserve int) (*fetch, Outcome) {
+	if e.isCallersOwn(now, r) { // another caller is to try
+		return nil, refusal(r, ReasonQuiet, e.c().cfg.CoolDown)
+	}
 	if !e.c().spend(now, reserve) {
 		return nil, refusal(r, ReasonBudget, e.c().nextTrial(now))
 	}
@@ -408,40 +385,29 @@ func (c *Credential) nextTrial(now time.Time) time.Duration {
 	return c.trials.wait(now)
 }
 
+// silence keeps the caller of a rejection from causing trials on its route.
+func (c *Credential) silence(now time.Time, r Rejection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.quiet.add(r.pair(), now, now.Add(c.cfg.CoolDown))
+}
+
 func (c *Credential) isQuiet(now time.Time, pair string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.quiet.has(pair, now)
 }
 
-// isQuiet reports whether the rule of proportion is silent. It speaks again as
-// soon as most requests have passed since.
-func (r *recovery) isQuiet(now time.Time) bool {
-	if !now.Before(r.quietUntil) {
-		return false
-	}
-	if r.given-r.quietAt.given >= calmAfter && 2*(r.back-r.quietAt.back) < r.given-r.quietAt.given {
-		r.quietUntil, r.quietSteps = time.Time{}, 0
-		return false
-	}
-	return true
-}
-
 // notHelped is told that a request was refused again with a fresh token.
 func (e *entry) notHelped(now time.Time, r Rejection) {
-	e.c().mu.Lock()
-	e.c().quiet.add(r.pair(), now, now.Add(e.c().cfg.CoolDown))
-	e.c().mu.Unlock()
-	rec := &e.recovery
-	t := rec.trial
+	e.c().silence(now, r)
+	t := e.recovery.trial
 	if t == nil || t.passed || t.failed {
 		return
 	}
 	t.failed = true
-	if t.several {
-		rec.quietUntil = now.Add(min(e.c().cfg.CoolDown<<min(rec.quietSteps, 10), maxQuiet))
-		rec.quietSteps++
-		rec.quietAt = rec.mark(now)
+	if t.several && e.pinned { // one caller's token says nothing of the others'
+		e.of.share.hush(now, e.c().cfg.CoolDown)
 	}
 }
 
@@ -474,13 +440,12 @@ func (c *Credential) Accepted(a Acceptance) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	rec := &e.recovery
-	t := rec.trial
+	t := e.recovery.trial
 	if t == nil || t.passed {
 		return
 	}
 	t.passed = true
-	rec.quietUntil, rec.quietSteps = time.Time{}, 0
+	e.of.share.speak()
 	now := time.Now()
 	c.mu.Lock()
 	if c.returns.take(now, 0) {
@@ -497,13 +462,19 @@ func (c *Credential) Accepted(a Acceptance) {
 // judgeAlone decides on the rejection of a token that was fetched for this very
 // request: the next try is given another, so nothing is evicted.
 func (c *Credential) judgeAlone(r Rejection) Outcome {
+	now := time.Now()
 	switch {
-	case r.Verdict != Dead || r.Attempt > 1:
-		return refusal(r, ReasonAgain, c.cfg.CoolDown)
 	case c.cfg.Action == Evict:
 		return Outcome{Reason: ReasonEvict}
-	case !c.spend(time.Now(), 0):
-		return refusal(r, ReasonBudget, c.nextTrial(time.Now()))
+	case r.Attempt > 1:
+		c.silence(now, r)
+		return refusal(r, ReasonAgain, c.cfg.CoolDown)
+	case r.Verdict != Dead:
+		return refusal(r, ReasonAgain, 0)
+	case c.isQuiet(now, r.pair()):
+		return refusal(r, ReasonQuiet, c.cfg.CoolDown)
+	case !c.spend(now, reserveSingle):
+		return refusal(r, ReasonBudget, 0) // the next request has a fresh one anyway
 	}
 	return Outcome{Answer: TryAgain, Reason: ReasonDead}
 }

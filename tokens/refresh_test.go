@@ -28,7 +28,7 @@ func TestRefreshTokenIsUsed(t *testing.T) {
 				c.Close()
 				c.Close()
 				synctest.Wait()
-				if n := p.count(); n.living != 0 || n.revoked != 1 {
+				if n := p.later(); n.living != 0 || n.revoked != 1 {
 					t.Errorf("after Close: %+v", n)
 				}
 				p.check(t)
@@ -70,7 +70,7 @@ func TestRefreshTokenExpires(t *testing.T) {
 				c.Resume()
 				mustToken(t, c)
 				synctest.Wait()
-				if n := p.count(); n.refreshed != tt.refreshed || n.living != 1 || n.revoked != 2-tt.refreshed {
+				if n := p.later(); n.refreshed != tt.refreshed || n.living != 1 || n.revoked != 2-tt.refreshed {
 					t.Errorf("at the provider: %+v", n)
 				}
 				p.check(t)
@@ -110,7 +110,7 @@ func TestRefreshTokenOfAnswerThatIsThrownAway(t *testing.T) {
 				}
 				c.Close()
 				synctest.Wait()
-				if n := p.count(); n.living != 0 {
+				if n := p.later(); n.living != 0 {
 					t.Errorf("after Close: %+v", n)
 				}
 				p.check(t)
@@ -130,7 +130,7 @@ func TestRefreshTokenOfTokenThatExpiredOnItsWay(t *testing.T) {
 		}
 		c.Close()
 		synctest.Wait()
-		if n := p.count(); n.living != 0 {
+		if n := p.later(); n.living != 0 {
 			t.Errorf("at the provider: %+v", n)
 		}
 		p.check(t)
@@ -155,7 +155,7 @@ func TestRefreshTokenOfAnotherClient(t *testing.T) {
 		}
 		mustToken(t, c)
 		synctest.Wait()
-		if n := p.count(); n.living != 0 || n.revoked != 1 {
+		if n := p.later(); n.living != 0 || n.revoked != 1 {
 			t.Errorf("at the first provider: %+v", n)
 		}
 		p.check(t)
@@ -224,7 +224,7 @@ func TestCloseOnBehalf(t *testing.T) {
 		c.Close()
 		wg.Wait()
 		synctest.Wait()
-		if n := p.count(); n.living != 0 || n.revoked != callers {
+		if n := p.later(); n.living != 0 || n.revoked != callers {
 			t.Errorf("at the provider: %+v", n)
 		}
 		if n := c.Status().Subjects; n != 0 || len(cache.busy) != 0 || cache.Stats().Entries != 1 {
@@ -260,7 +260,7 @@ func TestCacheClosesDuringFetches(t *testing.T) {
 			cache.Close()
 			wg.Wait()
 			synctest.Wait()
-			if n := p.count(); n.living != 0 {
+			if n := p.later(); n.living != 0 {
 				t.Errorf("at the provider: %+v", n)
 			}
 			p.check(t)
@@ -316,7 +316,7 @@ func TestDisposalIsBounded(t *testing.T) {
 		c, d := newTestCredential(t, s)
 		var waste disposal
 		for i := range dropped {
-			waste.add(c, 0, Secret(fmt.Sprint("refresh ", i)))
+			waste.revoke(c, 0, Secret(fmt.Sprint("refresh ", i)))
 			synctest.Wait()
 		}
 		if most, waiting := s.add(0), waste.length(); most != disposers || waiting != maxDisposed {

@@ -102,6 +102,11 @@ func TestEvictAlwaysPasses(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
+		unknown := refusalOf(old, 1, Dead)
+		unknown.Use.Subject = "gone"
+		if o := c.Rejected(t.Context(), unknown); o != (Outcome{Reason: ReasonNoSubject}) {
+			t.Errorf("of a caller's token that is not at hand: got %+v", o)
+		}
 	})
 }
 
@@ -402,6 +407,11 @@ func TestQuietPair(t *testing.T) {
 		}
 		if o := refuse("alice", "a"); o.Reason != ReasonProbe {
 			t.Errorf("another caller: got %+v", o)
+		}
+		dead := refusalOf(mustToken(t, c), 1, Dead)
+		dead.Use.Caller, dead.Route = "alice", "a"
+		if o := c.Rejected(t.Context(), dead); o != (Outcome{Answer: TryAgain, Reason: ReasonDead}) {
+			t.Errorf("again, but dead: got %+v", o)
 		}
 	})
 }

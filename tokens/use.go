@@ -26,7 +26,7 @@ type Use struct {
 }
 
 // The names under which a Use travels: the first four are strings, the last is a
-// boolean, the others are numbers.
+// boolean, the others are numbers. What is empty or false may be left out.
 const (
 	PolicyField     = "policy"
 	CredentialField = "credential"
@@ -34,28 +34,12 @@ const (
 	SubjectField    = "subject_key"
 	GenerationField = "generation"
 	AgeField        = "age_ms" // in milliseconds
-	BypassField     = "bypass" // left out where it is false
+	BypassField     = "bypass"
 )
 
-// Fields returns the Use as plain values: strings, booleans, and numbers as
-// float64.
-func (u Use) Fields() map[string]any {
-	fields := map[string]any{
-		PolicyField:     u.Policy,
-		CredentialField: u.Credential,
-		CallerField:     string(u.Caller),
-		SubjectField:    u.Subject,
-		GenerationField: float64(u.Generation),
-		AgeField:        float64(u.Age.Milliseconds()),
-	}
-	if u.Bypass {
-		fields[BypassField] = true
-	}
-	return fields
-}
-
-// UseFromFields is the reverse of [Use.Fields]. Values that are missing or of
-// another type are left zero; a Use without a Credential is not one of ours.
+// UseFromFields returns the Use that travels as plain values: strings, booleans,
+// and numbers as float64. Values that are missing or of another type are left
+// zero; a Use without a Credential is not one of ours.
 func UseFromFields(fields map[string]any) Use {
 	text := func(name string) string { s, _ := fields[name].(string); return s }
 	number := func(name string) float64 { f, _ := fields[name].(float64); return f }

@@ -64,9 +64,10 @@ type Rejection struct {
 	RequestID string
 }
 
-// pair names the caller and route whose probes fall silent together.
+// pair names the caller and route whose probes fall silent together. A 403 that
+// was real does not silence an answer that says outright that the token is dead.
 func (r Rejection) pair() string {
-	return r.Use.Policy + "\x00" + r.Route + "\x00" + string(r.Use.Caller)
+	return r.Use.Policy + "\x00" + r.Route + "\x00" + string(r.Use.Caller) + "\x00" + r.Verdict.String()
 }
 
 // Answer is what is to become of a rejected request.
