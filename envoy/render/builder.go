@@ -13,8 +13,9 @@ import (
 // message that cannot be packed (a string that is not UTF-8) is kept in err, so
 // that the shape of the configuration stays readable.
 type builder struct {
-	cfg Config
-	err error
+	cfg  Config
+	hash string // of what is built, see [Hashes]
+	err  error
 }
 
 func newBuilder(cfg Config) (*builder, error) {
@@ -22,12 +23,15 @@ func newBuilder(cfg Config) (*builder, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &builder{cfg: cfg}, nil
+	hash, err := hash(cfg)
+	return &builder{cfg: cfg, hash: hash}, err
 }
 
 // pack wraps an extension's configuration.
 func (b *builder) pack(m proto.Message) *anypb.Any {
-	packed, err := anypb.New(m)
+	packed := &anypb.Any{}
+	// The same every time: see hash.
+	err := anypb.MarshalFrom(packed, m, proto.MarshalOptions{Deterministic: true})
 	if err != nil && b.err == nil {
 		b.err = err
 	}

@@ -7,6 +7,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -25,9 +26,9 @@ const (
 	healthInterval = 5 * time.Second
 	healthTimeout  = 2 * time.Second
 
-	// unlimited stands for "no limit of ours". Envoy's own (1024, and 3 for
-	// retries) are there to protect backends, and none of these clusters'
-	// traffic is more than what the callers send.
+	// unlimited stands for "no limit of ours". Envoy's own (1024) is there to
+	// protect backends, and none of these clusters' traffic is more than what
+	// the callers send. (Of retries Envoy would allow 3.)
 	unlimited = 1 << 30
 )
 
@@ -39,13 +40,43 @@ func (r Route) cluster() string {
 	return "backend_" + r.Policy
 }
 
-// clusters are the inner listener, rebearer, and the known backends.
+func (s Service) cluster() string {
+	if s.Cluster != "" {
+		return s.Cluster
+	}
+	return serviceCluster
+}
+
+// clusters are the inner listener, rebearer, the known backends, and where the
+// keys of callers' tokens are.
 func (b *builder) clusters() []*clusterv3.Cluster {
-	list := []*clusterv3.Cluster{b.innerCluster(), b.serviceCluster()}
+	var list []*clusterv3.Cluster
+	if b.nests() {
+		list = append(list, b.innerCluster())
+	}
+	if b.cfg.Service.Cluster == "" {
+		list = append(list, b.serviceCluster())
+	}
 	for _, r := range b.cfg.Routes {
-		if r.Backend != "" {
+		switch {
+		case r.Backend != "":
 			list = append(list, b.backendCluster(r))
+		case r.Push != nil:
+			list = append(list, b.chainOnly(r))
 		}
+	}
+	if b.pushes() {
+		list = append(list, b.keyClusters()...)
+	}
+	return list
+}
+
+// keyClusters lead to the keys of callers' tokens.
+func (b *builder) keyClusters() []*clusterv3.Cluster {
+	var list []*clusterv3.Cluster
+	for _, c := range b.cfg.Callers {
+		to, _ := parseJWKS(c) // valid, or validate had refused it
+		list = append(list, b.cluster(c.cluster(), to, nil))
 	}
 	return list
 }
@@ -56,7 +87,7 @@ func (b *builder) innerCluster() *clusterv3.Cluster {
 	return &clusterv3.Cluster{
 		Name:                 innerName,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		CircuitBreakers:      noLimits(),
+		CircuitBreakers:      b.limits(),
 		LoadAssignment: assignment(innerName, &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{
 			EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
 				AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: innerName},
@@ -93,7 +124,7 @@ func (b *builder) serviceCluster() *clusterv3.Cluster {
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind},
 		DnsLookupFamily:      clusterv3.Cluster_V4_PREFERRED,
 		ConnectTimeout:       seconds(connectTimeout),
-		CircuitBreakers:      noLimits(),
+		CircuitBreakers:      b.limits(),
 		HealthChecks:         grpcHealth(),
 		LoadAssignment:       assignment(serviceCluster, addresses...),
 		TypedExtensionProtocolOptions: b.protocol(http2Only(&corev3.Http2ProtocolOptions{
@@ -126,32 +157,73 @@ func grpcHealth() []*corev3.HealthCheck {
 
 func (b *builder) backendCluster(r Route) *clusterv3.Cluster {
 	to, _ := parseBackend(r) // valid, or validate had refused it
+	if r.Push == nil {
+		return b.cluster(r.cluster(), to, nil)
+	}
+	return b.cluster(r.cluster(), to, b.upstream(&r))
+}
+
+// chainOnly is not a whole cluster. Envoy refuses it: its filters are to be moved
+// to the backend's own.
+func (b *builder) chainOnly(r Route) *clusterv3.Cluster {
+	options := protocols("http")
+	options.HttpFilters = b.upstream(&r)
+	return &clusterv3.Cluster{
+		Name:                          r.cluster(),
+		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS},
+		TypedExtensionProtocolOptions: b.protocol(options),
+	}
+}
+
+// cluster leads to a server. The filters, unless nil, take the place of the
+// router's own upstream filters.
+func (b *builder) cluster(name string, to backend, filters []*hcmv3.HttpFilter) *clusterv3.Cluster {
 	kind := clusterv3.Cluster_STRICT_DNS
 	if to.isIP() {
 		kind = clusterv3.Cluster_STATIC
 	}
 	c := &clusterv3.Cluster{
-		Name:                 r.cluster(),
+		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind},
 		DnsLookupFamily:      clusterv3.Cluster_V4_PREFERRED,
-		CircuitBreakers:      noLimits(),
-		LoadAssignment:       assignment(r.cluster(), to.address()),
+		CircuitBreakers:      b.limits(),
+		LoadAssignment:       assignment(name, to.address()),
 	}
-	switch to.scheme {
-	case "h2c":
-		c.TypedExtensionProtocolOptions = b.protocol(http2Only(&corev3.Http2ProtocolOptions{}))
-	case "https":
-		c.TypedExtensionProtocolOptions = b.protocol(&upstreamhttpv3.HttpProtocolOptions{
-			UpstreamProtocolOptions: &upstreamhttpv3.HttpProtocolOptions_AutoConfig{
-				AutoConfig: &upstreamhttpv3.HttpProtocolOptions_AutoHttpConfig{},
-			},
-		})
+	if to.scheme == "https" {
 		c.TransportSocket = b.tls(&tlsv3.UpstreamTlsContext{
 			Sni:              sni(to.host),
 			CommonTlsContext: verify(to.caFile, to.host),
 		})
 	}
+	if to.scheme != "http" || filters != nil {
+		options := protocols(to.scheme)
+		options.HttpFilters = filters
+		c.TypedExtensionProtocolOptions = b.protocol(options)
+	}
 	return c
+}
+
+// protocols is what HTTP a backend speaks.
+func protocols(scheme string) *upstreamhttpv3.HttpProtocolOptions {
+	switch scheme {
+	case "h2c":
+		return http2Only(&corev3.Http2ProtocolOptions{})
+	case "https":
+		return &upstreamhttpv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &upstreamhttpv3.HttpProtocolOptions_AutoConfig{
+				AutoConfig: &upstreamhttpv3.HttpProtocolOptions_AutoHttpConfig{},
+			},
+		}
+	}
+	return &upstreamhttpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
+					HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
+				},
+			},
+		},
+	}
 }
 
 func assignment(name string, addresses ...*corev3.Address) *endpointv3.ClusterLoadAssignment {
@@ -167,12 +239,12 @@ func assignment(name string, addresses ...*corev3.Address) *endpointv3.ClusterLo
 	}
 }
 
-func noLimits() *clusterv3.CircuitBreakers {
+func (b *builder) limits() *clusterv3.CircuitBreakers {
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 		MaxConnections:     wrapperspb.UInt32(unlimited),
 		MaxPendingRequests: wrapperspb.UInt32(unlimited),
 		MaxRequests:        wrapperspb.UInt32(unlimited),
-		MaxRetries:         wrapperspb.UInt32(unlimited),
+		MaxRetries:         wrapperspb.UInt32(b.cfg.MaxRetries),
 	}}}
 }
 

@@ -11,6 +11,13 @@ import (
 // Config says what to render. The zero value of every field but Listen, Service
 // and Routes is safe.
 type Config struct {
+	// Shape is how a request comes to be sent again with another token. Empty
+	// means [Nested].
+	Shape Shape
+	// EnvoyVersion is the oldest Envoy that will run the configuration, like
+	// "1.37" or "1.37.2". One that cannot run it is refused. Empty means any
+	// that can.
+	EnvoyVersion string
 	// Listen is the outer listener's address, "host:port" with an IP address;
 	// port 0 lets the kernel choose.
 	Listen string
@@ -22,6 +29,10 @@ type Config struct {
 	Service Service
 	// Routes has one entry for each policy, at least one.
 	Routes []Route
+	// Callers are those that the routes with [Route.Push] name.
+	Callers []Caller
+	// Retries are the user's own, beside those that the hook asks for.
+	Retries Retries
 
 	// CheckTimeout bounds the wait for one check. It must be above the
 	// providers' deadlines, because a check may wait for a token. 0 means 6s.
@@ -30,8 +41,9 @@ type Config struct {
 	// hook decides, which may include fetching a token. 0 means 6s.
 	HookTimeout time.Duration
 	// RouteTimeout bounds one try at the backend, from the end of the request
-	// to the end of the answer (RouteAction.timeout). The hook's time counts
-	// in it, so it must be above HookTimeout. 0 means 15s, Envoy's default, or
+	// to the end of the answer (RouteAction.timeout). Where Envoy sends the
+	// request again by itself ([Lean], push and Retries) it bounds all tries
+	// together. The hook's time counts in it, so it must be above HookTimeout. 0 means 15s, Envoy's default, or
 	// a second above HookTimeout where that is more; negative means no bound.
 	RouteTimeout time.Duration
 	// IdleTimeout ends a request, of whatever kind, on which nothing has moved
@@ -50,7 +62,9 @@ type Config struct {
 	CheckHeaders []string
 	// BodyBuffer is how many bytes of a request body are kept for a retry. A
 	// request with a larger one passes, but cannot be retried. 0 means 1 MiB.
-	// Envoy may hold as much memory for every request in flight.
+	// Envoy may hold as much memory for every request in flight. Envoy 1.37
+	// counts twice, in the lean shape, what came while the check was asked, so
+	// it keeps half as much there.
 	BodyBuffer uint32
 
 	// Underscores is what to do with request headers that have one in their
@@ -63,12 +77,49 @@ type Config struct {
 	// TrustedHops is the number of trusted proxies in front of Envoy
 	// (xff_num_trusted_hops).
 	TrustedHops uint32
+	// MaxRetries bounds how many retries a cluster has under way at a time.
+	// After a restart of a provider all requests in flight are retried at once;
+	// those above the bound get the answer of the first try. 0 means 10000.
+	MaxRetries uint32
 	// AccessLog prints one line for each caller's request on standard output.
 	AccessLog bool
 }
 
+// Shape is how a request comes to be sent again with another token.
+type Shape string
+
+// The shapes.
+const (
+	// Nested sends every try through a second, internal listener, and so
+	// through the check.
+	Nested Shape = "nested"
+	// Lean has one listener; filters that the router runs for every try
+	// replace the token. It needs Envoy 1.37: older ones crash.
+	Lean Shape = "lean"
+)
+
+// Retries are a user's own rules about sending a request again
+// (RouteAction.retry_policy). The zero value has none.
+type Retries struct {
+	// On are Envoy's conditions, parted by commas ("5xx,reset"). Empty turns
+	// them off.
+	On string
+	// Attempts is how often a request is sent again at most. 0 means once.
+	Attempts uint32
+	// PerTryTimeout bounds the wait for the head of an answer to one try. The
+	// hook's time counts in it, so it must be above HookTimeout. 0 means that
+	// only the route's timeout counts.
+	PerTryTimeout time.Duration
+	// Hedge sends a further try when one has timed out, and takes the answer
+	// that comes first (hedge_on_per_try_timeout).
+	Hedge bool
+}
+
 // Service is where Envoy reaches rebearer's gRPC listener.
 type Service struct {
+	// Cluster is the name of a cluster of Envoy's that leads to rebearer
+	// already. Empty means one that is rendered from the other fields.
+	Cluster string
 	// Endpoints are "host:port" or "unix:///path", at least one. Several are
 	// replicas: Envoy spreads the load and leaves out those that are down. A
 	// name may resolve to several addresses.
@@ -102,6 +153,9 @@ type Route struct {
 	// CAFile holds the certificates that an https backend's must be signed by.
 	// Empty means /etc/ssl/certs/ca-certificates.crt.
 	CAFile string
+	// Push, unless nil, has Envoy alone check the caller and send the token
+	// that it was told before. It needs Envoy 1.37: older ones crash.
+	Push *Push
 }
 
 // DefaultPolicy is the policy that is served on "/".
@@ -112,12 +166,15 @@ const (
 	defaultRouteTimeout   = 15 * time.Second
 	defaultIdleTimeout    = 5 * time.Minute
 	defaultBodyBuffer     = 1 << 20
+	defaultMaxRetries     = 10_000
 	defaultCAFile         = "/etc/ssl/certs/ca-certificates.crt"
 )
 
 // withDefaults returns a copy of c in which every zero value that stands for
 // another one is that one, and "no bound" is 0 as in Envoy.
 func (c Config) withDefaults() Config {
+	set(&c.Shape, Nested)
+	set(&c.MaxRetries, defaultMaxRetries)
 	set(&c.CheckTimeout, defaultServiceTimeout)
 	set(&c.HookTimeout, defaultServiceTimeout)
 	set(&c.RouteTimeout, max(defaultRouteTimeout, c.HookTimeout+time.Second))
@@ -156,9 +213,11 @@ var (
 // with it, joined.
 func (c Config) validate() error {
 	return errors.Join(
+		c.validateVersion(),
 		c.validateAddresses(),
 		c.Service.validate(),
 		c.validateRoutes(),
+		c.validateCallers(),
 		c.validateTimes(),
 		c.validateChoices(),
 	)
@@ -183,6 +242,9 @@ func (c Config) validateAddresses() error {
 }
 
 func (s Service) validate() error {
+	if s.Cluster != "" {
+		return nil
+	}
 	var errs []error
 	if len(s.Endpoints) == 0 {
 		errs = append(errs, errors.New("service: needs at least one endpoint"))
@@ -236,6 +298,9 @@ func (c Config) validateRoutes() error {
 			errs = append(errs, fmt.Errorf("route: policy %q is given twice", r.Policy))
 		}
 		seen[r.Policy] = true
+		if err := r.Push.validate(c.Callers); err != nil {
+			errs = append(errs, fmt.Errorf("route %s: push: %w", r.Policy, err))
+		}
 		if r.Backend == "" {
 			continue
 		}
@@ -254,6 +319,10 @@ func (c Config) validateTimes() error {
 	if c.HookTimeout < time.Millisecond {
 		errs = append(errs, fmt.Errorf("hook timeout: %v is not a time to wait", c.HookTimeout))
 	}
+	if t := c.Retries.PerTryTimeout; t != 0 && t <= c.HookTimeout {
+		errs = append(errs, fmt.Errorf("retries: a per-try timeout of %v is not above the hook timeout, %v, which counts in it",
+			t, c.HookTimeout))
+	}
 	if c.RouteTimeout > 0 && c.RouteTimeout <= c.HookTimeout {
 		errs = append(errs, fmt.Errorf("route timeout: %v is not above the hook timeout, %v, which counts in it",
 			c.RouteTimeout, c.HookTimeout))
@@ -263,6 +332,9 @@ func (c Config) validateTimes() error {
 
 func (c Config) validateChoices() error {
 	var errs []error
+	if c.Shape != Nested && c.Shape != Lean {
+		errs = append(errs, fmt.Errorf("shape: %q is none of %q", c.Shape, []Shape{Lean, Nested}))
+	}
 	for _, status := range c.RejectionStatuses {
 		if status < 400 || status > 599 {
 			errs = append(errs, fmt.Errorf("rejection status: %d is not an error status", status))

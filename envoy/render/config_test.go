@@ -5,10 +5,12 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
@@ -62,6 +64,33 @@ func placeholders() Config {
 	return cfg
 }
 
+// leanPush is the lean shape with a route in push mode, and all that goes with it.
+func leanPush() Config {
+	cfg := everything()
+	cfg.Shape, cfg.EnvoyVersion = Lean, "1.37"
+	cfg.Retries = Retries{On: "5xx,reset", Attempts: 2, PerTryTimeout: 5 * time.Second, Hedge: true}
+	cfg.MaxRetries = 500
+	cfg.Callers = []Caller{
+		{Name: "shop", Issuer: "https://idp.example", Audiences: []string{"orders"}, JWKSURL: "https://idp.example/keys", ClockSkew: 30 * time.Second},
+		{
+			Name: "club", Issuer: "https://club.example", Audiences: []string{"on"}, JWKSURL: "http://10.0.0.8:81/keys", ClockSkew: time.Second,
+			Algorithms: []string{"ES256"}, RequiredClaims: []string{"jti"},
+		},
+	}
+	cfg.Routes[3].Push = &Push{
+		Credential: "orders", Header: "x-api-token", Callers: []string{"shop", "club"}, TokenHeader: "x-token", TokenScheme: "Key",
+		Hosts: []string{"shop.example", "*.shop.example"}, Scopes: []string{"orders.read"}, AnyScopes: []string{"a", "b"},
+		Claims: map[string][]string{"tenant": {"7", "true", "x"}}, Clients: []string{"app"},
+	}
+	return cfg
+}
+
+func pushPlaceholder() Config {
+	cfg := placeholders()
+	cfg.Routes[1].Push = &Push{Credential: "orders"}
+	return cfg
+}
+
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -71,6 +100,8 @@ func TestGolden(t *testing.T) {
 		"bootstrap.yaml":            {Bootstrap, minimal()},
 		"bootstrap_everything.yaml": {Bootstrap, everything()},
 		"static.yaml":               {Static, placeholders()},
+		"lean_everything.yaml":      {Bootstrap, leanPush()},
+		"static_push.yaml":          {Static, pushPlaceholder()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -154,7 +185,21 @@ func TestValidation(t *testing.T) {
 		"check header":           {func(c *Config) { c.CheckHeaders = []string{"cookie", "X-A"} }, `check header: "X-A" is not a header name in lower case`},
 		"underscores":            {func(c *Config) { c.Underscores = "keep" }, `underscores: "keep" is none of ["allow" "drop" "reject"]`},
 		"escaped slashes":        {func(c *Config) { c.EscapedSlashes = "drop" }, `escaped slashes: "drop" is none of ["keep" "reject" "unescape"]`},
-		"not UTF-8":              {func(c *Config) { c.Service.Endpoints = []string{"unix:///\xff"} }, "UTF-8"},
+		"shape":                  {func(c *Config) { c.Shape = "slim" }, `shape: "slim" is none of ["lean" "nested"]`},
+		"version":                {func(c *Config) { c.EnvoyVersion = "v1.37" }, `envoy version: "v1.37" is not one of Envoy's, like 1.37 or 1.37.0`},
+		"old version":            {func(c *Config) { c.EnvoyVersion = "1.35.3" }, "envoy version: 1.35.3 is too old: rebearer needs Envoy 1.36"},
+		"lean on 1.36":           {func(c *Config) { c.Shape, c.EnvoyVersion = Lean, "1.36.4" }, "envoy version: 1.36.4 crashes in the lean shape and in push mode, which need Envoy 1.37"},
+		"push on 1.36":           {func(c *Config) { c.Routes[0].Push, c.EnvoyVersion = &Push{Credential: "a"}, "1.36" }, "envoy version: 1.36 crashes"},
+		"per-try timeout":        {func(c *Config) { c.Retries.PerTryTimeout = time.Second }, "retries: a per-try timeout of 1s is not above the hook timeout, 6s, which counts in it"},
+		"push, no credential":    {func(c *Config) { c.Routes[0].Push = &Push{} }, "route default: push: needs a credential"},
+		"push header":            {func(c *Config) { c.Routes[0].Push = &Push{Credential: "a", Header: "X-A"} }, `route default: push: "X-A" is not a header name in lower case`},
+		"push, unknown caller":   {func(c *Config) { c.Routes[0].Push = &Push{Credential: "a", Callers: []string{"b"}} }, `route default: push: there is no caller "b"`},
+		"push, scopes of nobody": {func(c *Config) { c.Routes[0].Push = &Push{Credential: "a", Scopes: []string{"b"}} }, "route default: push: scopes, claims and clients need callers"},
+		"caller": {
+			func(c *Config) { c.Callers = []Caller{{Name: "a", JWKSURL: "ftp://x/y"}, {Name: "a"}} },
+			"caller a: needs an issuer and audiences\nclock skew: Envoy takes whole seconds from 1s on, not 0s\nJWKS URL: \"ftp://x/y\" is not one that Envoy can get",
+		},
+		"not UTF-8": {func(c *Config) { c.Service.Endpoints = []string{"unix:///\xff"} }, "UTF-8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -178,7 +223,16 @@ func TestEnvoyValidates(t *testing.T) {
 		all.Routes[i].CAFile = ca.file
 	}
 	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
-		for name, cfg := range map[string]Config{"minimal": minimal(), "everything": all} {
+		list := map[string]Config{"minimal": minimal(), "everything": all}
+		if len(ways(t, b)) > 1 {
+			both := leanPush()
+			both.Service.TLS, both.Routes, both.Callers[0].CAFile = all.Service.TLS, slices.Clone(both.Routes), ca.file
+			for i := range both.Routes {
+				both.Routes[i].CAFile = ca.file
+			}
+			list["lean and push"] = both
+		}
+		for name, cfg := range list {
 			text, err := Bootstrap(cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -206,4 +260,90 @@ func TestEnvoyValidates(t *testing.T) {
 			t.Errorf("filled in: %v\n%s", err, out)
 		}
 	})
+}
+
+// An Envoy that would crash refuses the configuration by itself.
+func TestOldEnvoyRefuses(t *testing.T) {
+	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+		if len(ways(t, b)) > 1 {
+			t.Skip("this Envoy is new enough")
+		}
+		cfg := minimal()
+		cfg.Shape = Lean
+		pushed := minimal()
+		pushed.Routes[0].Push = &Push{Credential: "a"}
+		for _, cfg := range []Config{cfg, pushed} {
+			text, err := Bootstrap(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := b.Validate(t, text); err == nil || !strings.Contains(out, "cluster_metadata_forwarding_namespaces") {
+				t.Errorf("got %v\n%s", err, out)
+			}
+		}
+	})
+}
+
+// A hash stands for what is rendered, but for addresses and backends.
+func TestHashes(t *testing.T) {
+	t.Parallel()
+	base, err := Hashes(minimal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(base) != 2 || base[0] == base[1] {
+		t.Errorf("got %q", base)
+	}
+	for name, test := range map[string]struct {
+		change func(*Config)
+		same   bool
+	}{
+		"listen":   {func(c *Config) { c.Listen = "" }, true},
+		"admin":    {func(c *Config) { c.Admin = "127.0.0.1:1" }, true},
+		"backend":  {func(c *Config) { c.Routes[0].Backend = "" }, true},
+		"service":  {func(c *Config) { c.Service = Service{Cluster: "x"} }, true},
+		"shape":    {func(c *Config) { c.Shape = Lean }, true},
+		"timeout":  {func(c *Config) { c.HookTimeout = 7 * time.Second }, false},
+		"status":   {func(c *Config) { c.RejectionStatuses = []int{401} }, false},
+		"policy":   {func(c *Config) { c.Routes[0].Policy = "other" }, false},
+		"delivery": {func(c *Config) { c.Routes[0].Push = &Push{Credential: "a"} }, false},
+	} {
+		cfg := minimal()
+		test.change(&cfg)
+		got, err := Hashes(cfg)
+		if err != nil || slices.Equal(got, base) != test.same {
+			t.Errorf("%s: got %q, %v; before %q", name, got, err, base)
+		}
+		for _, shape := range []Shape{Nested, Lean} {
+			cfg.Shape, cfg.Listen = shape, anyListen
+			text, err := Static(cfg)
+			if err != nil || !slices.ContainsFunc(got, func(hash string) bool { return strings.Contains(string(text), hash) }) {
+				t.Errorf("%s, %s: none of %q is in what is printed (%v)", name, shape, got, err)
+			}
+		}
+	}
+}
+
+// Parts are what is printed.
+func TestParts(t *testing.T) {
+	t.Parallel()
+	cfg := leanPush()
+	parts, err := NewParts(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := func(list []*hcmv3.HttpFilter) string { return list[len(list)-1].GetName() }
+	if len(parts.Finish) != 2 || parts.Check.GetName() != extAuthzFilter || parts.Service.GetName() != serviceCluster ||
+		last(parts.Upstream) != "envoy.filters.http.upstream_codec" || len(parts.Push) != 1 || len(parts.Push["orders"]) != 5 {
+		t.Errorf("got %v", parts)
+	}
+	cfg.Service = Service{Cluster: "outbound|9001||rebearer"}
+	parts, err = NewParts(cfg)
+	if err != nil || parts.Service != nil || !strings.Contains(parts.Check.String(), "rebearer") {
+		t.Errorf("got %v, %v", parts, err)
+	}
+	cfg.Service = Service{}
+	if _, err := NewParts(cfg); err == nil {
+		t.Error("no service was accepted")
+	}
 }

@@ -7,8 +7,10 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	celfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	streamaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -40,8 +42,21 @@ func escapedSlashActions() map[string]hcmv3.HttpConnectionManager_PathWithEscape
 	}
 }
 
+// listeners are the one that callers talk to, and the internal one if requests
+// pass one.
+func (b *builder) listeners() []*listenerv3.Listener {
+	if b.nests() {
+		return []*listenerv3.Listener{b.outer(), b.inner()}
+	}
+	return []*listenerv3.Listener{b.outer()}
+}
+
+// nests reports whether any request passes the internal listener.
+func (b *builder) nests() bool { return b.cfg.Shape == Nested && len(b.checkRoutes()) > 0 }
+
 // outer builds the listener that callers talk to. It decides everything about
-// the caller's connection; of the request it knows only whether to retry it.
+// the caller's connection; of a request that passes the inner one it knows only
+// whether to retry it.
 func (b *builder) outer() *listenerv3.Listener {
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix:                   outerListener,
@@ -57,6 +72,7 @@ func (b *builder) outer() *listenerv3.Listener {
 		UpgradeConfigs:       websocket(),
 		StreamIdleTimeout:    seconds(b.cfg.IdleTimeout),
 		AccessLog:            b.accessLog(),
+		LocalReplyConfig:     b.missingSecret(),
 		RouteSpecifier:       &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: b.outerRoutes()},
 		HttpFilters:          b.outerFilters(),
 	}
@@ -144,4 +160,26 @@ func textFormat(line string) *corev3.SubstitutionFormatString {
 
 func inline(text string) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: text}}
+}
+
+// missingSecret makes a 503 of what the credential injector answers while Envoy
+// has no token to send: 401, which is the answer to a caller's own mistake.
+func (b *builder) missingSecret() *hcmv3.LocalReplyConfig {
+	if !b.pushes() {
+		return nil
+	}
+	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
+		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
+			ExtensionFilter: &accesslogv3.ExtensionFilter{
+				Name: "envoy.access_loggers.extension_filters.cel",
+				ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: b.pack(&celfilterv3.ExpressionFilter{
+					Expression: `response.code_details == "` + missingDetails + `"`,
+				})},
+			},
+		}},
+		StatusCode:         wrapperspb.UInt32(uint32(typev3.StatusCode_ServiceUnavailable)),
+		Body:               inline(missingProblem),
+		BodyFormatOverride: textFormat("%LOCAL_REPLY_BODY%"),
+		HeadersToAdd:       problemHeaders(missingReason),
+	}}}
 }

@@ -3,6 +3,7 @@ package render
 import (
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
 	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	networkinputsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
 	metadatamatcherv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/input_matchers/metadata/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -13,22 +14,28 @@ import (
 )
 
 type (
+	choice          = xdsmatcherv3.Matcher_MatcherList_FieldMatcher
 	predicate       = xdsmatcherv3.Matcher_MatcherList_Predicate
 	singlePredicate = xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate
 )
 
-// when does one thing where p holds, and nothing otherwise.
-func (b *builder) when(p *predicate, name string, action proto.Message) *xdsmatcherv3.Matcher {
+// choose does what the first of the choices says whose predicate holds, and
+// nothing where none does.
+func (b *builder) choose(list ...*choice) *xdsmatcherv3.Matcher {
 	return &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
-		MatcherList: &xdsmatcherv3.Matcher_MatcherList{
-			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{
-				Predicate: p,
-				OnMatch: &xdsmatcherv3.Matcher_OnMatch{
-					OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: b.extension(name, action)},
-				},
-			}},
-		},
+		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: list},
 	}}
+}
+
+// when does one thing where p holds.
+func (b *builder) when(p *predicate, name string, action proto.Message) *choice {
+	return &choice{Predicate: p, OnMatch: b.do(name, action)}
+}
+
+func (b *builder) do(name string, action proto.Message) *xdsmatcherv3.Matcher_OnMatch {
+	return &xdsmatcherv3.Matcher_OnMatch{
+		OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: b.extension(name, action)},
+	}
 }
 
 func not(p *predicate) *predicate {
@@ -63,6 +70,31 @@ func (b *builder) responseHeader(header, value string) *predicate {
 	return b.equals("header", &matcherv3.HttpResponseHeaderMatchInput{HeaderName: header}, value)
 }
 
+// responseMatches holds where a header of the answer is wholly what the regular
+// expression says.
+func (b *builder) responseMatches(header, regex string) *predicate {
+	return b.matches(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: header}, regex)
+}
+
+// requestMatches is like responseMatches, for a header of the request.
+func (b *builder) requestMatches(header, regex string) *predicate {
+	return b.matches(&matcherv3.HttpRequestHeaderMatchInput{HeaderName: header}, regex)
+}
+
+func (b *builder) matches(header proto.Message, regex string) *predicate {
+	return single(&singlePredicate{
+		Input: b.extension("header", header),
+		Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{
+			ValueMatch: &xdsmatcherv3.StringMatcher{
+				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{
+					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}},
+					Regex:      regex,
+				}},
+			},
+		},
+	})
+}
+
 // attemptFrom holds for the try of that number and later ones, where the attempt
 // filter has noted one.
 func (b *builder) attemptFrom(number float64) *predicate {
@@ -87,6 +119,11 @@ func (b *builder) attemptFrom(number float64) *predicate {
 
 func single(p *singlePredicate) *predicate {
 	return &predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{SinglePredicate: p}}
+}
+
+// coreExtension is extension in the other of Envoy's two forms.
+func (b *builder) coreExtension(name string, config proto.Message) *corev3.TypedExtensionConfig {
+	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: b.pack(config)}
 }
 
 func (b *builder) extension(name string, config proto.Message) *xdscorev3.TypedExtensionConfig {

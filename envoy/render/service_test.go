@@ -40,11 +40,11 @@ func eachBinary(t *testing.T, test func(*testing.T, envoytest.Binary)) {
 // Nothing reaches the backend while rebearer is down, and nothing needs to be
 // told when it is back.
 func TestServiceDown(t *testing.T) {
-	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		backend := s.serveBackend(t)
 		socket := filepath.Join(t.TempDir(), "grpc.sock")
-		r := s.start(t, b, Config{
+		r := s.start(t, b, w, Config{
 			Service: Service{Endpoints: []string{"unix://" + socket}},
 			Routes:  []Route{{Policy: "default", Backend: backend}, {Policy: "grpc", Backend: "h2c://" + backend}},
 		})
@@ -58,22 +58,25 @@ func TestServiceDown(t *testing.T) {
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("gRPC: got %v, want Unavailable", err)
 		}
-		wantCounts(t, sc, 0, 0, 0)
+		r.wantCounts(t, sc, 0, 0, 0)
 
 		s.serveGRPC(t, listen(t, "unix", socket))
+		if w == push {
+			r.awaitSecret(t)
+		}
 		r.wantWorking(t)
 	})
 }
 
 // One of two replicas is down: no caller finds out.
 func TestServiceReplicaDown(t *testing.T) {
-	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		gone := listen(t, "tcp", "127.0.0.1:0")
 		_ = gone.Close()
 		live := listen(t, "tcp", "127.0.0.1:0")
 		s.serveGRPC(t, live)
-		r := s.start(t, b, Config{
+		r := s.start(t, b, w, Config{
 			Service: Service{Endpoints: []string{gone.Addr().String(), live.Addr().String()}},
 			Routes:  []Route{{Policy: "default", Backend: s.serveBackend(t)}},
 		})
@@ -86,39 +89,41 @@ func TestServiceReplicaDown(t *testing.T) {
 // Each wait ends: for the check and for the backend in an error that says whose
 // fault it is not, for the hook in the backend's own answer.
 func TestTimeouts(t *testing.T) {
-	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		cfg := s.config(t)
 		cfg.CheckTimeout, cfg.HookTimeout, cfg.RouteTimeout = 300*time.Millisecond, 300*time.Millisecond, 600*time.Millisecond
-		r := s.start(t, b, cfg)
+		r := s.start(t, b, w, cfg)
 		end := make(chan struct{})
 		defer close(end)
 		hang := func() { <-end }
 
-		name, sc := r.script(t, &scenario{check: hang})
-		if a := r.get(t, "/"+name); a.status != http.StatusServiceUnavailable {
-			t.Errorf("check hangs: got %d, want 503", a.status)
+		if w != push {
+			name, sc := r.script(t, &scenario{check: hang})
+			if a := r.get(t, "/"+name); a.status != http.StatusServiceUnavailable {
+				t.Errorf("check hangs: got %d, want 503", a.status)
+			}
+			r.wantCounts(t, sc, 1, 0, 0)
 		}
-		wantCounts(t, sc, 1, 0, 0)
 
-		name, sc = r.script(t, &scenario{hook: func(observation) *extprocv3.ProcessingResponse {
+		name, sc := r.script(t, &scenario{hook: func(observation) *extprocv3.ProcessingResponse {
 			hang()
 			return letPass()
 		}})
 		wantRefused(t, r.get(t, "/"+name))
-		wantCounts(t, sc, 1, 1, 1)
+		r.wantCounts(t, sc, 1, 1, 1)
 
 		name, sc = r.script(t, &scenario{backend: func(http.ResponseWriter, *http.Request) { hang() }})
 		if a := r.get(t, "/"+name); a.status != http.StatusGatewayTimeout {
 			t.Errorf("backend hangs: got %d, want 504", a.status)
 		}
-		wantCounts(t, sc, 1, 0, 1)
+		r.wantCounts(t, sc, 1, 0, 1)
 	})
 }
 
 // Both sides prove who they are, and Envoy refuses another name.
 func TestServiceTLS(t *testing.T) {
-	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		ca := newAuthority(t)
 		l := listen(t, "tcp", "127.0.0.1:0")
@@ -135,10 +140,10 @@ func TestServiceTLS(t *testing.T) {
 			},
 			Routes: []Route{{Policy: "default", Backend: s.serveBackend(t)}},
 		}
-		s.start(t, b, cfg).wantWorking(t)
+		s.start(t, b, w, cfg).wantWorking(t)
 
 		cfg.Service.TLS.ServerName = "other.test"
-		if a := s.start(t, b, cfg).get(t, "/x"); a.status != http.StatusServiceUnavailable {
+		if a := s.start(t, b, w, cfg).get(t, "/x"); a.status != http.StatusServiceUnavailable {
 			t.Errorf("a certificate for another name: got %d, want 503", a.status)
 		}
 	})
@@ -146,7 +151,7 @@ func TestServiceTLS(t *testing.T) {
 
 // A backend with TLS, reached by name.
 func TestBackendTLS(t *testing.T) {
-	eachBinary(t, func(t *testing.T, b envoytest.Binary) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		ca := newAuthority(t)
 		service := listen(t, "tcp", "127.0.0.1:0")
@@ -156,7 +161,7 @@ func TestBackendTLS(t *testing.T) {
 		go func() { _ = server.ServeTLS(l, "", "") }()
 		t.Cleanup(func() { _ = server.Close() })
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		r := s.start(t, b, Config{
+		r := s.start(t, b, w, Config{
 			Service: Service{Endpoints: []string{service.Addr().String()}},
 			Routes:  []Route{{Policy: "default", Backend: "https://localhost:" + port, CAFile: ca.file}},
 		})

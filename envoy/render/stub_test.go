@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -25,6 +27,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/rebearer/rebearer/envoy"
@@ -36,34 +39,44 @@ import (
 type stub struct {
 	authv3.UnimplementedAuthorizationServer
 	extprocv3.UnimplementedExternalProcessorServer
+	secrets secrets
 
 	mu        sync.Mutex
 	scenarios map[string]*scenario
-	stray     scenario // of what belongs to none, such as answers without the check's metadata
+	requests  map[string]string // scenarios by the ids of the requests that the backend got
+	stray     scenario          // of what belongs to none, such as answers without the check's metadata
 }
 
 // scenario scripts one test. The zero value checks every request, gives try N
-// the token "tN", and has a backend that refuses "t1" with a bare 403 and a hook
+// the token "tN" (the check does in the nested shape, inject in the others), and has a backend that refuses "t1" with a bare 403 and a hook
 // that asks for a retry of every rejection.
 type scenario struct {
-	check   func() // called first, may block
+	check   func()                   // called first, may block
+	token   func(attempt int) string // what the check and inject hand out
 	deny    *authv3.DeniedHttpResponse
 	backend http.HandlerFunc
 	hook    func(observation) *extprocv3.ProcessingResponse
+	inject  func(observation) *extprocv3.ProcessingResponse
+	watch   func()
 
 	mu       sync.Mutex
 	checks   []*authv3.AttributeContext
 	observed []observation
+	watched  []observation
+	injected []observation
 	tries    []try
 }
 
-// observation is what the hook was told about one answer.
+// observation is what the hook was told about one answer, or one retry.
 type observation struct {
+	stream     metadata.MD // what the filter says of itself
 	status     string
 	header     map[string]string
 	attributes map[string]string
-	scenario   string // from the check's metadata
-	attempt    float64
+	scenario   string // from the check's metadata, or else of the request's id
+	refused    string // what the hook left for inject
+	caller     string // issuer and subject, in push mode
+	attempt    int
 }
 
 // try is what the backend was sent.
@@ -101,10 +114,11 @@ func (s *stub) find(name string) *scenario {
 	return &s.stray
 }
 
-func (sc *scenario) counts() (checks, observed, tries int) {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
-	return len(sc.checks), len(sc.observed), len(sc.tries)
+func (sc *scenario) hand(attempt int) string {
+	if sc.token != nil {
+		return sc.token(attempt)
+	}
+	return fmt.Sprintf("t%d", attempt)
 }
 
 func (sc *scenario) tokens() []string {
@@ -135,6 +149,10 @@ func (s *stub) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.CheckRe
 			HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: sc.deny},
 		}, nil
 	}
+	attempt, err := strconv.Atoi(checkHeader(attributes, envoy.AttemptHeader))
+	if err != nil {
+		attempt = 1
+	}
 	metadata, err := structpb.NewStruct(map[string]any{"scenario": name})
 	return &authv3.CheckResponse{
 		Status:          &status.Status{},
@@ -142,7 +160,7 @@ func (s *stub) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.CheckRe
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 			// Here, unlike in ext_proc, Envoy reads value and not raw_value.
 			Headers: []*corev3.HeaderValueOption{
-				overwrite("authorization", "Bearer t"+checkHeader(attributes, envoy.AttemptHeader)),
+				overwrite("authorization", "Bearer "+sc.hand(attempt)),
 			},
 		}},
 	}, err
@@ -172,21 +190,40 @@ func (s *stub) Process(stream extprocv3.ExternalProcessor_ProcessServer) error {
 	if err != nil {
 		return err
 	}
-	o := observe(r)
+	o := s.observe(r)
+	o.stream, _ = metadata.FromIncomingContext(stream.Context())
 	sc := s.find(o.scenario)
+	role := strings.Join(o.stream.Get(envoy.RoleMetadata), " and ")
 	sc.mu.Lock()
-	sc.observed = append(sc.observed, o)
-	sc.mu.Unlock()
-	answer := sc.hook
-	if answer == nil {
-		answer = retryRejected(envoy.RetryDead)
+	switch role {
+	case envoy.RoleObserve:
+		sc.observed = append(sc.observed, o)
+	case envoy.RoleWatch:
+		sc.watched = append(sc.watched, o)
+	case envoy.RoleInject:
+		sc.injected = append(sc.injected, o)
 	}
-	return stream.Send(answer(o))
+	sc.mu.Unlock()
+	switch {
+	case role == envoy.RoleWatch && sc.watch != nil:
+		sc.watch()
+		return nil
+	case role == envoy.RoleWatch:
+		return nil
+	case role == envoy.RoleInject && sc.inject != nil:
+		return stream.Send(sc.inject(o))
+	case role == envoy.RoleInject:
+		return stream.Send(injectToken("Bearer " + sc.hand(o.attempt)))
+	case sc.hook != nil:
+		return stream.Send(sc.hook(o))
+	}
+	return stream.Send(retryRejected(envoy.RetryDead)(o))
 }
 
-func observe(r *extprocv3.ProcessingRequest) observation {
+func (s *stub) observe(r *extprocv3.ProcessingRequest) observation {
 	o := observation{header: map[string]string{}, attributes: map[string]string{}}
-	for _, h := range r.GetResponseHeaders().GetHeaders().GetHeaders() {
+	headers := r.GetResponseHeaders().GetHeaders().GetHeaders()
+	for _, h := range append(headers, r.GetRequestHeaders().GetHeaders().GetHeaders()...) {
 		o.header[h.GetKey()] = string(h.GetRawValue())
 	}
 	o.status = o.header[":status"]
@@ -195,10 +232,35 @@ func observe(r *extprocv3.ProcessingRequest) observation {
 			o.attributes[name] = value.GetStringValue()
 		}
 	}
-	metadata := r.GetMetadataContext().GetFilterMetadata()
-	o.scenario = metadata[envoy.CheckNamespace].GetFields()["scenario"].GetStringValue()
-	o.attempt = metadata[envoy.MetadataNamespace].GetFields()[envoy.AttemptKey].GetNumberValue()
+	found := r.GetMetadataContext().GetFilterMetadata()
+	o.scenario = found[envoy.CheckNamespace].GetFields()["scenario"].GetStringValue()
+	if o.scenario == "" {
+		s.mu.Lock()
+		o.scenario = s.requests[o.attributes[envoy.RequestIDAttribute]]
+		s.mu.Unlock()
+	}
+	if payload := found[envoy.CallerNamespace].GetFields()[envoy.CallerPayloadKey].GetStructValue().GetFields(); payload != nil {
+		o.caller = payload["iss"].GetStringValue() + " " + payload["sub"].GetStringValue()
+	}
+	noted := found[envoy.MetadataNamespace].GetFields()
+	o.refused = noted[envoy.RefusedKey].GetStringValue()
+	o.attempt = int(noted[envoy.AttemptKey].GetNumberValue())
+	for _, text := range []string{o.attributes[envoy.HeaderAttribute(envoy.AttemptHeader)], o.header[envoy.AttemptHeader]} {
+		if n, err := strconv.Atoi(text); err == nil {
+			o.attempt = n
+		}
+	}
 	return o
+}
+
+func injectToken(value string) *extprocv3.ProcessingResponse {
+	return &extprocv3.ProcessingResponse{
+		Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{
+			Response: &extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{
+				SetHeaders: []*corev3.HeaderValueOption{raw("authorization", value)},
+			}},
+		}},
+	}
 }
 
 func retryRejected(value string) func(observation) *extprocv3.ProcessingResponse {
@@ -208,6 +270,15 @@ func retryRejected(value string) func(observation) *extprocv3.ProcessingResponse
 		}
 		return setHeader(envoy.RetryHeader, value)
 	}
+}
+
+// note adds what inject is told.
+func note(r *extprocv3.ProcessingResponse, refused string) *extprocv3.ProcessingResponse {
+	noted := structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
+		envoy.RefusedKey: structpb.NewStringValue(refused),
+	}})
+	r.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{envoy.MetadataNamespace: noted}}
+	return r
 }
 
 func letPass() *extprocv3.ProcessingResponse {
@@ -239,6 +310,12 @@ func unavailable() *extprocv3.ProcessingResponse {
 // ServeHTTP is the backend.
 func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	s.mu.Lock()
+	if s.requests == nil {
+		s.requests = map[string]string{}
+	}
+	s.requests[r.Header.Get("X-Request-Id")] = name
+	s.mu.Unlock()
 	sc := s.find(name)
 	seen := try{
 		method: r.Method, path: r.RequestURI, host: r.Host, proto: r.Proto,
@@ -283,11 +360,16 @@ func (s *stub) serveGRPC(t *testing.T, l net.Listener, options ...grpc.ServerOpt
 	server := grpc.NewServer(append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 		MinTime: 10 * time.Second, PermitWithoutStream: true,
 	}))...)
-	authv3.RegisterAuthorizationServer(server, s)
-	extprocv3.RegisterExternalProcessorServer(server, s)
-	healthgrpc.RegisterHealthServer(server, health.NewServer())
+	s.register(server)
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(server.Stop)
+}
+
+func (s *stub) register(server *grpc.Server) {
+	authv3.RegisterAuthorizationServer(server, s)
+	extprocv3.RegisterExternalProcessorServer(server, s)
+	secretv3.RegisterSecretDiscoveryServiceServer(server, &s.secrets)
+	healthgrpc.RegisterHealthServer(server, health.NewServer())
 }
 
 // serveBackend serves HTTP/1.1 and HTTP/2 without TLS on a free port.

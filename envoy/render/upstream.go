@@ -1,0 +1,138 @@
+package render
+
+import (
+	"slices"
+
+	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
+	rulesv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	commonmatchingv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
+	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/composite/v3"
+	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
+	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	upstreamcodecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"github.com/rebearer/rebearer/envoy"
+)
+
+// sentHeader tells observe that a request went to the backend whole.
+const sentHeader = "x-rebearer-sent"
+
+// upstream are the filters that the router runs for every try: requests pass them
+// from the first to the last, answers from the last to the first. The route is
+// nil but in push mode.
+func (b *builder) upstream(r *Route) []*hcmv3.HttpFilter {
+	var filters []*hcmv3.HttpFilter
+	if r != nil {
+		filters = append(filters, b.injector(r.Push))
+	}
+	return append(filters,
+		b.filter("inject", b.onRetry(b.injectToken(r))),
+		b.filter("observe", b.onAnswer(b.upstreamObserver(r), b.watcher(r))),
+		b.filter("guard", guard()),
+		b.filter("envoy.filters.http.upstream_codec", &upstreamcodecv3.UpstreamCodec{}),
+	)
+}
+
+// guard is nearest to the backend. It removes what a backend says in our name,
+// and notes whether the request went out whole: Envoy knows the duration only
+// then. If observe held an answer that came before, as it does to an upload that
+// is refused early and to every refused WebSocket, Envoy would crash (over
+// HTTP/1.1; 1.37.0 to 1.40.0).
+func guard() *headermutationv3.HeaderMutation {
+	sent := overwrite(sentHeader, "%REQUEST_TX_DURATION%")
+	return mutateResponse(remove(envoy.RetryHeader), remove(sentHeader),
+		&rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Append{Append: sent}})
+}
+
+// onRetry calls the hook about every try but the first.
+func (b *builder) onRetry(inject *extprocfilterv3.ExternalProcessor) *commonmatchingv3.ExtensionWithMatcher {
+	return b.composite(b.choose(b.when(b.isLater(), "inject", b.execute("inject", inject))))
+}
+
+// isLater holds for every try but the first. Where a virtual host does not count
+// the tries it never does: otherwise the hook would be called about all requests.
+func (b *builder) isLater() *predicate {
+	return b.requestMatches(envoy.AttemptHeader, "[2-9]|[1-9][0-9]+")
+}
+
+// onAnswer calls the hook about rejections, and about accepted retries: observe
+// holds the answer meanwhile; where that is not possible, watch only tells.
+func (b *builder) onAnswer(observe, watch *extprocfilterv3.ExternalProcessor) *commonmatchingv3.ExtensionWithMatcher {
+	isSent := b.responseMatches(sentHeader, "[0-9]+")
+	how := b.choose(b.when(isSent, "observe", b.execute("observe", observe)))
+	how.OnNoMatch = b.do("watch", b.execute("watch", watch))
+	report := anyOf(append(b.rejections(), b.isLater())...)
+	return b.composite(b.choose(&choice{
+		Predicate: report,
+		OnMatch:   &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Matcher{Matcher: how}},
+	}))
+}
+
+// composite is a filter that becomes the one that m chooses, and costs next to
+// nothing where it chooses none.
+func (b *builder) composite(m *xdsmatcherv3.Matcher) *commonmatchingv3.ExtensionWithMatcher {
+	return &commonmatchingv3.ExtensionWithMatcher{
+		XdsMatcher:      m,
+		ExtensionConfig: b.coreExtension("envoy.filters.http.composite", &compositev3.Composite{}),
+	}
+}
+
+func (b *builder) execute(name string, p *extprocfilterv3.ExternalProcessor) *compositev3.ExecuteFilterAction {
+	return &compositev3.ExecuteFilterAction{TypedConfig: b.coreExtension(name, p)}
+}
+
+// upstreamProcessor is a processor of the router's own filters.
+func (b *builder) upstreamProcessor(role string, r *Route) *extprocfilterv3.ExternalProcessor {
+	return onlyNewer(b.processor(role, r))
+}
+
+// onlyNewer makes Envoy 1.36, which would crash on the first retry, refuse the
+// configuration: it does not know this field. There is no such metadata.
+func onlyNewer(p *extprocfilterv3.ExternalProcessor) *extprocfilterv3.ExternalProcessor {
+	p.MetadataOptions.ClusterMetadataForwardingNamespaces = &extprocfilterv3.MetadataOptions_MetadataNamespaces{
+		Untyped: []string{envoy.MetadataNamespace},
+	}
+	return p
+}
+
+// upstreamObserver is observer for the router's own filters. What it notes down
+// about a refused token reaches inject.
+func (b *builder) upstreamObserver(r *Route) *extprocfilterv3.ExternalProcessor {
+	p := onlyNewer(b.observer(r))
+	p.ResponseAttributes = b.upstreamAttributes()
+	p.MetadataOptions.ReceivingNamespaces = &extprocfilterv3.MetadataOptions_MetadataNamespaces{
+		Untyped: []string{envoy.MetadataNamespace},
+	}
+	return p
+}
+
+func (b *builder) upstreamAttributes() []string {
+	return append(b.attributes(), envoy.HeaderAttribute(envoy.AttemptHeader))
+}
+
+// watcher tells the hook about an answer and waits for nothing.
+func (b *builder) watcher(r *Route) *extprocfilterv3.ExternalProcessor {
+	p := b.upstreamProcessor(envoy.RoleWatch, r)
+	p.ProcessingMode = &extprocfilterv3.ProcessingMode{
+		RequestHeaderMode:  extprocfilterv3.ProcessingMode_SKIP,
+		ResponseHeaderMode: extprocfilterv3.ProcessingMode_SEND,
+	}
+	p.ResponseAttributes = b.upstreamAttributes()
+	p.ObservabilityMode = true
+	return p
+}
+
+// injectToken asks the hook for the token of a try that follows another.
+func (b *builder) injectToken(r *Route) *extprocfilterv3.ExternalProcessor {
+	p := b.upstreamProcessor(envoy.RoleInject, r)
+	p.ProcessingMode = &extprocfilterv3.ProcessingMode{
+		RequestHeaderMode:  extprocfilterv3.ProcessingMode_SEND,
+		ResponseHeaderMode: extprocfilterv3.ProcessingMode_SKIP,
+	}
+	p.RequestAttributes = []string{envoy.RequestIDAttribute}
+	p.ForwardRules = &extprocfilterv3.HeaderForwardingRules{AllowedHeaders: headers(envoy.AttemptHeader)}
+	p.MessageTimeout = seconds(b.cfg.HookTimeout)
+	p.MutationRules = allow(slices.Concat(b.cfg.CredentialHeaders, []string{"retry-after", "content-type", "cache-control", "x-ext-auth-reason"})...)
+	return p
+}
