@@ -45,6 +45,7 @@ const (
 	reasonUnknownPolicy = "policy_unknown"
 	reasonJudging       = "caller_unavailable"
 	reasonToken         = "backend_token_unavailable"
+	reasonSubject       = "subject_refused"
 	reasonDeadline      = "deadline"
 	reasonInternal      = "internal"
 
@@ -88,6 +89,7 @@ func denialOf(err error) denial {
 		invalid *caller.InvalidError
 		judging *caller.UnavailableError
 		token   *tokens.UnavailableError
+		subject *tokens.SubjectError
 		unknown unknownPolicyError
 		scope   scopeError
 	)
@@ -123,6 +125,8 @@ func denialOf(err error) denial {
 		return unavailable(reasonUnknownPolicy, time.Second)
 	case errors.As(err, &judging):
 		return unavailable(cmp.Or(string(judging.Reason), reasonJudging), max(judging.RetryAfter, time.Second))
+	case errors.As(err, &subject):
+		return refusedSubject()
 	case errors.As(err, &token):
 		return unavailable(reasonToken, token.RetryAfter)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -141,6 +145,17 @@ func refusedToken(invalid *caller.InvalidError) denial {
 		status: http.StatusUnauthorized, code: codes.Unauthenticated, decision: decisionDeny,
 		reason: string(invalid.Reason), public: public, detail: invalid.Description,
 		challenge: challenge("invalid_token", invalid.Description),
+	}
+}
+
+// refusedSubject is the answer to a token that is good for us, but that its
+// provider does not take in exchange for the backend's: one that it has revoked
+// since, or that was never meant to be exchanged.
+func refusedSubject() denial {
+	const detail = "token refused by its provider when it was to be exchanged for the backend's"
+	return denial{
+		status: http.StatusUnauthorized, code: codes.Unauthenticated, decision: decisionDeny,
+		reason: reasonSubject, public: reasonSubject, detail: detail, challenge: challenge("invalid_token", detail),
 	}
 }
 

@@ -63,6 +63,27 @@ func TestTroubleIsNotTheCallersFault(t *testing.T) {
 	}
 }
 
+// A token that its provider does not exchange is the caller's trouble, whatever
+// else is wrong.
+func TestRefusedSubjectIsTheCallers401(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	good := verifierFunc(func(context.Context, string) (caller.Identity, error) { return caller.Identity{}, nil })
+	refused := &tokens.SubjectError{Err: errors.New("x")}
+	for _, err := range []error{refused, fmt.Errorf("x: %w", refused), &tokens.UnavailableError{Err: refused}} {
+		f.setPolicies(t, extauthz.Policy{Name: "default", Callers: good, Credential: &credential{err: err}})
+		got := f.check(t, extauthztest.NewRequest(extauthztest.WithBearer("x")))
+		want := answer{Code: codes.Unauthenticated, Status: 401, Headers: map[string]string{
+			"content-type": "application/problem+json", "cache-control": "no-store", "x-ext-auth-reason": "subject_refused",
+			"www-authenticate": `Bearer realm="rebearer", error="invalid_token", ` +
+				`error_description="token refused by its provider when it was to be exchanged for the backend's"`,
+		}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v: answer (-want +got):\n%s", err, diff)
+		}
+	}
+}
+
 func TestIssuerDownIs503AndRecovers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -42,7 +42,9 @@
 // The backend token, and of the caller what [Forward] names. Every header in which
 // any policy tells who calls is removed from the callers' own requests to all
 // policies, also where nothing is told in its place; so are authorization, and
-// the header or cookie that the caller's token came in.
+// the header or cookie that the caller's token came in. Only on a detour (see
+// [DetourExtension]) the caller's authorization stays, for Envoy's own filters;
+// the last of them puts the backend token in its place.
 //
 // # What is never logged or returned
 //

@@ -30,6 +30,9 @@ type credential struct {
 	value tokens.Secret
 	err   error
 	fault bool
+	// what its tokens are beside that
+	subject string
+	single  bool // fetched for one request
 
 	mu       sync.Mutex
 	attempts []int
@@ -44,9 +47,14 @@ func (c *credential) Token(_ context.Context, r tokens.Request) (tokens.Token, e
 	if c.fault {
 		panic(backendToken) //nolint:forbidigo // what it is for
 	}
-	return tokens.Token{
+	token := tokens.Token{
 		Value: c.value, Fingerprint: tokens.FingerprintOf(string(c.value)), Generation: 7, Issued: time.Now().Add(-3 * time.Second),
-	}, c.err
+		Subject: c.subject,
+	}
+	if c.single {
+		token.Generation = 0
+	}
+	return token, c.err
 }
 
 // verifierFunc is a verifier of one function.

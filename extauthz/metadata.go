@@ -37,6 +37,7 @@ const (
 	entryValue   = 2
 	numberValue  = 2
 	stringValue  = 3
+	boolValue    = 4
 )
 
 // text adds a string. A receiver refuses the whole message for one that is not
@@ -51,6 +52,12 @@ func (m metadata) text(name, value string) metadata {
 func (m metadata) number(name string, value float64) metadata {
 	size := protowire.SizeTag(numberValue) + protowire.SizeFixed64()
 	return protowire.AppendFixed64(protowire.AppendTag(m.entry(name, size), numberValue, protowire.Fixed64Type), math.Float64bits(value))
+}
+
+// truth adds true.
+func (m metadata) truth(name string) metadata {
+	size := protowire.SizeTag(boolValue) + protowire.SizeVarint(protowire.EncodeBool(true))
+	return protowire.AppendVarint(protowire.AppendTag(m.entry(name, size), boolValue, protowire.VarintType), protowire.EncodeBool(true))
 }
 
 // entry begins a member whose value takes size bytes.
@@ -99,6 +106,12 @@ func (p *policy) use(who *caller.Identity, token tokens.Token) *structpb.Struct 
 	m = append(m, p.passes...).caller(who, p.Forward.Subject != "")
 	m = m.number(tokens.GenerationField, float64(token.Generation))
 	m = m.number(tokens.AgeField, float64(time.Since(token.Issued).Milliseconds()))
+	if token.Subject != "" {
+		m = m.text(tokens.SubjectField, token.Subject)
+	}
+	if token.Generation == 0 {
+		m = m.truth(tokens.BypassField)
+	}
 	if who.Fingerprint() == "" {
 		m = m.text(reasonField, reasonAnonymous)
 	}

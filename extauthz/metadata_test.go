@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -49,6 +50,14 @@ func TestMetadata(t *testing.T) {
 		"subject told": {
 			func(p *extauthz.Policy) { p.Forward.Subject = "x-subject" }, extauthztest.WithBearer(good),
 			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "subject": "canary-subject"}),
+		},
+		"on behalf of the caller": {
+			func(p *extauthz.Policy) { p.Credential = &credential{value: backendToken, subject: "hash"} }, extauthztest.WithBearer(good),
+			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "subject_key": "hash"}),
+		},
+		"for this request alone": {
+			func(p *extauthz.Policy) { p.Credential = &credential{value: backendToken, single: true} }, extauthztest.WithBearer(good),
+			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "generation": 0.0, "bypass": true}),
 		},
 		"anonymous": {
 			func(p *extauthz.Policy) { p.Anonymous, p.Forward.Subject = true, "x-subject" }, extauthztest.WithHeader("x", "y"),
@@ -105,6 +114,37 @@ func TestMetadata(t *testing.T) {
 		})
 	}
 	f.mustNotLog(t, good, "canary-subject", "canary-tenant", "canary-jti", "canary-client")
+}
+
+// Whoever sees the backend's answer reads from the metadata what was given.
+func TestMetadataHoldTheUse(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	caller := tokens.FingerprintOf(f.issuer.URL + "\x00alice")
+	for name, tt := range map[string]struct {
+		given *credential
+		want  tokens.Use
+	}{
+		"our own token":   {&credential{value: backendToken}, tokens.Use{Generation: 7}},
+		"on behalf":       {&credential{value: backendToken, subject: "hash"}, tokens.Use{Generation: 7, Subject: "hash"}},
+		"for one request": {&credential{value: backendToken, single: true}, tokens.Use{Bypass: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.setDefault(t, func(p *extauthz.Policy) { p.Credential = tt.given })
+			response, err := f.client.Check(t.Context(), extauthztest.NewRequest(extauthztest.WithBearer(f.issuer.Token("alice", nil))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := tokens.UseFromFields(metadataOf(t, response))
+			if got.Age < 3*time.Second || got.Age > time.Minute {
+				t.Errorf("age %v", got.Age)
+			}
+			tt.want.Policy, tt.want.Credential, tt.want.Caller, got.Age = "default", "orders", caller, 0
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 var errCanary = errors.New("trouble")

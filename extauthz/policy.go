@@ -2,13 +2,10 @@ package extauthz
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -92,8 +89,8 @@ type policy struct {
 	Policy
 
 	hosts hosts
-	// strip are the headers that a backend never sees as the caller sent them.
-	strip []string
+	// direct and detour are how a token gets into a request.
+	direct, detour *passage
 	// personal tells that answers differ from caller to caller.
 	personal bool
 	// passed is the status of every request that passes.
@@ -105,15 +102,6 @@ type policy struct {
 	passes  metadata
 	allowed map[string]prometheus.Counter // by reason
 	denials *denialLog
-	// prepared is the answer for the token that was given out last.
-	prepared atomic.Pointer[preparedAnswer]
-}
-
-// preparedAnswer is the part of an answer that depends on the token only. It is
-// shared by answers, and never changed.
-type preparedAnswer struct {
-	value tokens.Secret
-	ok    *authv3.CheckResponse_OkResponse
 }
 
 // validate checks a policy and fills in its defaults.
@@ -161,8 +149,9 @@ func newPolicy(p Policy, forwarded []string) (*policy, error) {
 		strip = append(strip, p.TokenFrom.Header)
 	}
 	slices.Sort(strip)
+	direct := &passage{header: p.Header, strip: slices.Compact(strip)}
 	ready := &policy{
-		Policy: p, hosts: hosts, strip: slices.Compact(strip),
+		Policy: p, hosts: hosts, direct: direct, detour: direct.detour(),
 		personal: len(p.Forward.headers()) > 0 || p.TokenFrom.Cookie != "",
 		passes:   p.passing(),
 		passed:   &rpcstatus.Status{Code: int32(codes.OK)},
@@ -170,7 +159,7 @@ func newPolicy(p Policy, forwarded []string) (*policy, error) {
 	}
 	ready.preflight = &authv3.CheckResponse{
 		Status:          ready.passed,
-		HttpResponse:    ready.change(nil),
+		HttpResponse:    direct.change(nil),
 		DynamicMetadata: withoutToken(p.Name, decisionAllow, reasonPreflight, &caller.Identity{}),
 	}
 	return ready, nil
@@ -214,12 +203,14 @@ func isToken(text string) bool {
 	})
 }
 
-var errUnsendable = errors.New("the backend token cannot stand in a header")
-
 // headers returns what changes an allowed request: the backend token, what the
 // backend is told of the caller, and what it must not see.
 func (p *policy) headers(c *checking, token tokens.Token) (*authv3.CheckResponse_OkResponse, error) {
-	given, err := p.give(token)
+	way := p.direct
+	if c.request.detour {
+		way = p.detour
+	}
+	given, err := way.give(token)
 	if err != nil || !p.personal {
 		return given, err
 	}
@@ -230,34 +221,5 @@ func (p *policy) headers(c *checking, token tokens.Token) (*authv3.CheckResponse
 	if c.cookies != "" {
 		set = append(set, overwrite(cookie, c.cookies))
 	}
-	return p.change(set), nil
-}
-
-// give returns the change that hands out token and does nothing else.
-func (p *policy) give(token tokens.Token) (*authv3.CheckResponse_OkResponse, error) {
-	if last := p.prepared.Load(); last != nil && last.value == token.Value {
-		return last.ok, nil
-	}
-	value := token.Value.Reveal()
-	if !isVisible(value) {
-		return nil, errUnsendable
-	}
-	if p.Header.Scheme != "" {
-		value = p.Header.Scheme + " " + value
-	}
-	ok := p.change([]*corev3.HeaderValueOption{overwrite(p.Header.Name, value)})
-	p.prepared.Store(&preparedAnswer{value: token.Value, ok: ok})
-	return ok, nil
-}
-
-// change sets headers and removes all others of those that the caller must not
-// choose. Envoy removes after it has set, so no header may be in both.
-func (p *policy) change(set []*corev3.HeaderValueOption) *authv3.CheckResponse_OkResponse {
-	var remove []string
-	for _, name := range p.strip {
-		if !slices.ContainsFunc(set, func(h *corev3.HeaderValueOption) bool { return h.GetHeader().GetKey() == name }) {
-			remove = append(remove, name)
-		}
-	}
-	return &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{Headers: set, HeadersToRemove: remove}}
+	return way.change(set), nil
 }

@@ -30,13 +30,18 @@ const (
 type request struct {
 	http   *authv3.AttributeContext_HttpRequest
 	policy string // as named; empty if none is
+	detour bool   // see DetourExtension
 }
 
 // parseRequest reads a check request. Nothing in it may be there.
 func parseRequest(check *authv3.CheckRequest) (request, error) {
 	attributes := check.GetAttributes()
-	r := request{http: attributes.GetRequest().GetHttp(), policy: attributes.GetContextExtensions()[PolicyExtension]}
+	extensions := attributes.GetContextExtensions()
+	detour := extensions[DetourExtension]
+	r := request{http: attributes.GetRequest().GetHttp(), policy: extensions[PolicyExtension], detour: detour == DetourHeader}
 	switch {
+	case detour != "" && !r.detour:
+		return r, errDetour
 	case r.http == nil:
 		return r, errIncomplete
 	case r.http.GetMethod() == "CONNECT":

@@ -275,7 +275,7 @@ func newOpaque(t testing.TB, introspectionURL string) *caller.Opaque {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := oauth.NewIntrospector(provider, oauth.Client{
+	source, err := oauth.NewClient(provider, oauth.ClientConfig{
 		ID: "gw", Secret: func() (tokens.Secret, error) { return "s3cr3t", nil },
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -112,11 +113,14 @@ type traffic struct {
 }
 
 // traffic sends requests through Envoy until it is ended, at the latest with
-// the test.
+// the test. They are plain ones of the stack's caller, unless cfg has a path for
+// URL or a token.
 func (s *stack) traffic(t testing.TB, cfg load.Config) *traffic {
 	t.Helper()
-	cfg.URL = s.url + "/"
-	cfg.Token = func(context.Context) (string, error) { return s.token, nil }
+	cfg.URL = s.url + cmp.Or(cfg.URL, "/")
+	if cfg.Token == nil {
+		cfg.Token = func(context.Context) (string, error) { return s.token, nil }
+	}
 	g, err := load.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -64,61 +64,62 @@ func (b *grpcBackend) serve(t testing.TB) string {
 
 // Calls to a gRPC backend that refuses a dead token are repeated too.
 func TestGRPCBackend(t *testing.T) {
-	t.Parallel()
-	backend := &grpcBackend{}
-	s := newStack(t, newest(), stackOptions{provider: "timeout: 1s", backend: func(valid func(string) bool) string {
-		backend.valid = valid
-		return backend.serve(t)
-	}})
-	conn, err := grpc.NewClient(strings.TrimPrefix(s.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	client := healthv1.NewHealthClient(conn)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+s.token)
+	everyWay(t, func(t *testing.T, w way) {
+		backend := &grpcBackend{}
+		s := newStack(t, newest(), stackOptions{way: w, provider: "timeout: 1s", backend: func(valid func(string) bool) string {
+			backend.valid = valid
+			return backend.serve(t)
+		}})
+		conn, err := grpc.NewClient(strings.TrimPrefix(s.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		client := healthv1.NewHealthClient(conn)
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+s.token)
 
-	calls := map[string]func() (metadata.MD, error){
-		"unary": func() (metadata.MD, error) {
-			var header metadata.MD
-			_, err := client.Check(ctx, &healthv1.HealthCheckRequest{}, grpc.Header(&header))
-			return header, err
-		},
-		"server streaming": func() (metadata.MD, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			stream, err := client.Watch(ctx, &healthv1.HealthCheckRequest{})
-			if err != nil {
-				return nil, err
-			}
-			if _, err := stream.Recv(); err != nil {
-				return nil, err
-			}
-			return stream.Header()
-		},
-	}
-	for name, call := range calls {
-		t.Run(name, func(t *testing.T) {
-			refused := backend.refused.Load()
-			s.restart(t)
-			header, err := call()
-			if err != nil {
-				t.Fatalf("with a dead token: %v", err)
-			}
-			if got := header.Get("x-rebearer-retry"); got != nil {
-				t.Errorf("the caller sees the retry header %q", got)
-			}
-			if got := backend.refused.Load() - refused; got != 1 {
-				t.Errorf("refused %d times, want once", got)
-			}
+		calls := map[string]func() (metadata.MD, error){
+			"unary": func() (metadata.MD, error) {
+				var header metadata.MD
+				_, err := client.Check(ctx, &healthv1.HealthCheckRequest{}, grpc.Header(&header))
+				return header, err
+			},
+			"server streaming": func() (metadata.MD, error) {
+				ctx, cancel := context.WithCancel(ctx)
+				defer cancel()
+				stream, err := client.Watch(ctx, &healthv1.HealthCheckRequest{})
+				if err != nil {
+					return nil, err
+				}
+				if _, err := stream.Recv(); err != nil {
+					return nil, err
+				}
+				return stream.Header()
+			},
+		}
+		for name, call := range calls {
+			t.Run(name, func(t *testing.T) {
+				refused := backend.refused.Load()
+				s.restart(t)
+				header, err := call()
+				if err != nil {
+					t.Fatalf("with a dead token: %v", err)
+				}
+				if got := header.Get("x-rebearer-retry"); got != nil {
+					t.Errorf("the caller sees the retry header %q", got)
+				}
+				if got := backend.refused.Load() - refused; got != 1 {
+					t.Errorf("refused %d times, want once", got)
+				}
 
-			s.restart(t)
-			setDown(t, s.backendPort, true)
-			if _, err := call(); status.Code(err) != codes.Unavailable {
-				t.Errorf("with a dead token and no provider: %v, want Unavailable", err)
-			}
-			setDown(t, s.backendPort, false)
-			await(t, "recovery", func() bool { _, err := call(); return err == nil })
-		})
-	}
+				s.restart(t)
+				setDown(t, s.backendPort, true)
+				if _, err := call(); status.Code(err) != codes.Unavailable {
+					t.Errorf("with a dead token and no provider: %v, want Unavailable", err)
+				}
+				setDown(t, s.backendPort, false)
+				await(t, "recovery", func() bool { _, err := call(); return err == nil })
+			})
+		}
+	})
 }

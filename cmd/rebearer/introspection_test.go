@@ -15,10 +15,19 @@ import (
 type introspection struct {
 	url        func() string // the endpoint
 	id, secret string        // the resource server's own client
+	strict     bool          // no token is good while there is no answer
 	client     *http.Client
 	mu         sync.Mutex
 	known      map[string]bool
 	asked      map[string]time.Time
+	good       map[string]introspected // of tokens that were active once
+}
+
+// introspected is what a provider says of an active token.
+type introspected struct {
+	Active  bool   `json:"active"`
+	Subject string `json:"sub"`
+	Client  string `json:"client_id"`
 }
 
 // believed is for how long an answer is believed.
@@ -27,7 +36,7 @@ const believed = 100 * time.Millisecond
 func newIntrospection(url func() string, id, secret string) *introspection {
 	return &introspection{
 		url: url, id: id, secret: secret, client: &http.Client{Timeout: 5 * time.Second},
-		known: map[string]bool{}, asked: map[string]time.Time{},
+		known: map[string]bool{}, asked: map[string]time.Time{}, good: map[string]introspected{},
 	}
 }
 
@@ -39,31 +48,38 @@ func (i *introspection) valid(token string) bool {
 	if time.Since(i.asked[token]) < believed {
 		return i.known[token]
 	}
-	if active, ok := i.ask(token); ok {
-		i.known[token] = active
+	if answer, ok := i.ask(token); ok || i.strict {
+		i.known[token] = answer.Active
+		if answer.Active {
+			i.good[token] = answer
+		}
 	}
 	i.asked[token] = time.Now()
 	return i.known[token]
 }
 
+// about returns what the provider said of a token while it was active.
+func (i *introspection) about(token string) introspected {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.good[token]
+}
+
 // ask asks the provider. It reports false if there is no answer.
-func (i *introspection) ask(token string) (active, ok bool) {
+func (i *introspection) ask(token string) (answer introspected, ok bool) {
 	request, err := http.NewRequest(http.MethodPost, i.url(), strings.NewReader(url.Values{"token": {token}}.Encode()))
 	if err != nil {
-		return false, false
+		return introspected{}, false
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.SetBasicAuth(i.id, i.secret)
 	response, err := i.client.Do(request)
 	if err != nil {
-		return false, false
+		return introspected{}, false
 	}
 	defer func() { _ = response.Body.Close() }()
-	var answer struct {
-		Active bool `json:"active"`
-	}
 	if response.StatusCode != http.StatusOK || json.NewDecoder(response.Body).Decode(&answer) != nil {
-		return false, false
+		return introspected{}, false
 	}
-	return answer.Active, true
+	return answer, true
 }

@@ -13,8 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/api"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/demo/load"
 	"github.com/rebearer/rebearer/tokens"
 )
@@ -41,7 +45,7 @@ func keycloak(t testing.TB) *realProvider {
 	write(t, filepath.Join(imports, file), string(realm))
 	address := freeAddress(t)
 	host, port, _ := net.SplitHostPort(address)
-	return startReal(t, "http://"+address+"/realms/rebearer", func() *exec.Cmd {
+	p := newReal(t, "http://"+address+"/realms/rebearer", func() *exec.Cmd {
 		cmd := exec.Command(filepath.Join(folder, "bin", "kc.sh"), "start-dev", "--db=dev-mem", "--cache=local",
 			"--http-host="+host, "--http-port="+port, "--import-realm")
 		cmd.Env = append(os.Environ(),
@@ -49,6 +53,8 @@ func keycloak(t testing.TB) *realProvider {
 			"JAVA_OPTS_KC_HEAP=-Xms64m -Xmx512m", "JAVA_OPTS_APPEND=-XX:TieredStopAtLevel=1")
 		return cmd
 	})
+	p.start(t)
+	return p
 }
 
 // Keycloak loses all its tokens and keys, and voids all tokens while it runs
@@ -56,10 +62,63 @@ func keycloak(t testing.TB) *realProvider {
 func TestKeycloak(t *testing.T) {
 	newest().Require(t)
 	p := keycloak(t)
-	asks := newIntrospection(func() string { return p.issuer + "/protocol/openid-connect/token/introspect" }, "api", "api-secret")
+	asks := newIntrospection(func() string { return p.issuer + "/protocol/openid-connect/token/introspect" }, apiID, apiSecret)
 	s := newStack(t, newest(), stackOptions{backendURL: p.issuer, valid: asks.valid})
 	t.Run("restart", func(t *testing.T) { s.surviveRestarts(t, p, 1) })
 	t.Run("not before", func(t *testing.T) { s.surviveVoiding(t, p, 3) })
+	t.Run("token exchange", func(t *testing.T) { exchangeAtKeycloak(t, p, asks) })
+}
+
+// exchangeAtKeycloak has Keycloak exchange its callers' own tokens: each for one
+// of the same subject, and none that was voided.
+func exchangeAtKeycloak(t *testing.T, p *realProvider, asks *introspection) {
+	t.Helper()
+	s := newStack(t, newest(), stackOptions{
+		backendURL: p.issuer, valid: asks.valid, credential: "grant: token_exchange", rejection: api.Challenge, record: 100,
+		callers:  []string{"staff: {provider: backend, audiences: [gateway]}"},
+		policies: []string{"staff: {callers: [staff], credential: orders}"},
+	})
+	caller := func(id string) (ask func() answer, subject string) {
+		token, err := (&clientcredentials.Config{
+			ClientID: id, ClientSecret: id + "-secret", TokenURL: p.issuer + "/protocol/openid-connect/token",
+		}).Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims, err := jwt.ParseSigned(token.AccessToken, []jose.SignatureAlgorithm{jose.RS256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var known jwt.Claims
+		if err := claims.UnsafeClaimsWithoutVerification(&known); err != nil {
+			t.Fatal(err)
+		}
+		return func() answer {
+			return s.send(t, http.MethodGet, "/staff/", nil, with("Authorization", "Bearer "+token.AccessToken))
+		}, known.Subject
+	}
+	seen := map[string]string{} // token to subject
+	asShop, shop := caller("shop")
+	asStore, store := caller("store")
+	for range 2 {
+		for subject, ask := range map[string]func() answer{shop: asShop, store: asStore} {
+			ask().want(t, http.StatusOK)
+			token := s.lastToken()
+			if owner := asks.about(token).Subject; owner != subject || seen[token] != "" && seen[token] != subject {
+				t.Errorf("a request of %s came with a token of %s", subject, owner)
+			}
+			seen[token] = subject
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("two callers' requests brought %d tokens", len(seen))
+	}
+	voidTokens(t, p)
+	await(t, "the voided tokens to be refused", func() bool { return asShop().status != http.StatusOK })
+	asShop().wantRefusedSubject(t)
+	asShop, _ = caller("shop")
+	asShop().want(t, http.StatusOK)
+	s.checkLogs(t)
 }
 
 // surviveVoiding voids all of Keycloak's tokens so often, under load, and fails

@@ -30,7 +30,7 @@ func startPolicy(t *testing.T, policy string, more ...string) *stack {
 	}
 	config := strings.Replace(string(text), "default: {callers: [shop], credential: orders}", "default: "+policy, 1)
 	write(t, s.config, strings.NewReplacer(more...).Replace(config))
-	address, ready := s.startService(t)
+	address, ready, _ := s.startService(t)
 	awaitReady(t, ready)
 	backend := serve(t, func(string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(r.Header) })

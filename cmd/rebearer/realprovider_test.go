@@ -18,6 +18,7 @@ import (
 type realProvider struct {
 	issuer  string
 	command func() *exec.Cmd // starts it, always on the same port
+	client  *http.Client     // for whoever operates it
 	log     *logBuffer
 
 	cmd *exec.Cmd // nil while it does not run
@@ -34,7 +35,12 @@ func (p *realProvider) start(t testing.TB) {
 	}
 	p.cmd = cmd
 	awaitFor(t, 5*time.Minute, "the provider", func() bool { // Keycloak's first start is slow
-		return get(t, p.issuer+"/.well-known/openid-configuration") == http.StatusOK
+		response, err := p.client.Get(p.issuer + "/.well-known/openid-configuration")
+		if err != nil {
+			return false
+		}
+		_ = response.Body.Close()
+		return response.StatusCode == http.StatusOK
 	})
 }
 
@@ -51,17 +57,16 @@ func (p *realProvider) kill(t testing.TB) {
 	p.cmd = nil
 }
 
-// startReal starts a real provider that ends with the test.
-func startReal(t testing.TB, issuer string, command func() *exec.Cmd) *realProvider {
+// newReal returns a real provider that ends with the test, if it is started.
+func newReal(t testing.TB, issuer string, command func() *exec.Cmd) *realProvider {
 	t.Helper()
-	p := &realProvider{issuer: issuer, command: command, log: &logBuffer{}}
+	p := &realProvider{issuer: issuer, command: command, client: &http.Client{}, log: &logBuffer{}}
 	t.Cleanup(func() {
 		p.kill(t)
 		if t.Failed() {
 			t.Logf("the provider's log:\n%s", p.log)
 		}
 	})
-	p.start(t)
 	return p
 }
 

@@ -82,7 +82,7 @@ request again: the caller notices nothing.`,
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServe(flags), newValidate(flags), newEnvoy(flags), newTokens(flags), newDemo())
+	root.AddCommand(newServe(flags), newValidate(flags), newEnvoy(flags), newTokens(flags), newSimulate(flags), newDemo())
 	refuseArguments(root)
 	return root
 }

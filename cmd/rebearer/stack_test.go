@@ -27,11 +27,13 @@ import (
 const (
 	callerID, callerSecret   = "caller", "caller-secret"
 	gatewayID, gatewaySecret = "gateway", "gateway-secret"
+	apiID, apiSecret         = "api", "api-secret"
 	audience                 = "api://orders"
 )
 
 // stackOptions say what a stack differs in from the plain one.
 type stackOptions struct {
+	way        way
 	replicas   int           // of rebearer; 0 means 1
 	processes  bool          // each replica is a process of its own
 	rejection  api.Rejection // how the API refuses
@@ -39,7 +41,18 @@ type stackOptions struct {
 	record     int           // how many tries the API keeps
 	credential string        // further keys of the credential, in YAML
 	provider   string        // further keys of both providers, in YAML flow style
+	policy     string        // further keys of the policy, in YAML flow style
+	admin      string        // further keys of the admin listener, in YAML flow style
 
+	// orders is the whole credential, in YAML flow style, instead of one with
+	// the plain client.
+	orders string
+	// Further providers, callers, credentials and policies, each a line of YAML.
+	// All policies have the same backend.
+	providers, callers, credentials, policies []string
+
+	// wrap stands between Envoy and the API.
+	wrap func(http.Handler) http.Handler
 	// backend serves something else than the API, over HTTP/2, and returns its
 	// address.
 	backend func(valid func(token string) bool) string
@@ -55,6 +68,7 @@ type stackOptions struct {
 // stack is everything that a caller's request meets: the callers' provider, the
 // backend's, the API, rebearer and a real Envoy.
 type stack struct {
+	way                      way
 	callers, backend         *provider.Provider // backend is nil where it is a real one
 	callersPort, backendPort *endpoint.Server
 	api                      *api.API
@@ -63,10 +77,12 @@ type stack struct {
 	processes                []*process
 	url                      string   // of Envoy
 	status                   []string // URLs of rebearer's status listeners
+	admin                    []string // addresses of its admin listeners
 	events                   events   // of the replicas in this process
 	logs                     *logBuffer
 
-	token string // a caller's
+	token  string            // a caller's
+	others map[string]string // tokens of further callers, by their subjects
 }
 
 // events collects what happens to tokens.
@@ -149,7 +165,7 @@ func newStack(t testing.TB, binary envoytest.Binary, o stackOptions) *stack {
 		t.Skip("runs a real Envoy")
 	}
 	binary.Require(t)
-	s := &stack{logs: &logBuffer{}}
+	s := &stack{way: o.way, logs: &logBuffer{}, others: map[string]string{}}
 	s.callers, s.callersPort = newProvider(t, provider.JWT, provider.Client{ID: callerID, Secret: callerSecret})
 	s.token = fetchToken(t, s.callers.TokenURL())
 	if o.backendURL == "" {
@@ -162,8 +178,12 @@ func newStack(t testing.TB, binary envoytest.Binary, o stackOptions) *stack {
 		t.Fatal(err)
 	}
 	if o.backend == nil {
+		var handler http.Handler = s.api
+		if o.wrap != nil {
+			handler = o.wrap(handler)
+		}
 		o.backend = func(func(string) bool) string {
-			return serve(t, func(string) http.Handler { return s.api }).Address()
+			return serve(t, func(string) http.Handler { return handler }).Address()
 		}
 	} else {
 		o.backend = overHTTP2(o.backend)
@@ -172,7 +192,6 @@ func newStack(t testing.TB, binary envoytest.Binary, o stackOptions) *stack {
 		o.before(s)
 	}
 	s.config = filepath.Join(t.TempDir(), "rebearer.yaml")
-	write(t, s.config, s.configuration(o, listen{anyPort, anyPort, anyPort}))
 	write(t, filepath.Join(filepath.Dir(s.config), "secret"), gatewaySecret)
 	addresses := s.startReplicas(t, o)
 	s.startEnvoy(t, binary, addresses, o.backend(o.valid))
@@ -190,29 +209,40 @@ const anyPort = "127.0.0.1:0"
 
 // configuration is a configuration file.
 func (s *stack) configuration(o stackOptions, l listen) string {
-	further := ""
-	if o.provider != "" {
-		further = ", " + o.provider
+	further := func(keys string) string {
+		if keys == "" {
+			return ""
+		}
+		return ", " + keys
+	}
+	provider, policy, admin := further(o.provider), further(o.policy), further(o.admin)
+	if o.orders == "" {
+		o.orders = fmt.Sprintf(`
+    clients: [{provider: backend, id: %q, secret_file: secret}]
+    %s`, gatewayID, o.credential)
+	}
+	entries := func(lines []string) string {
+		return strings.Join(append([]string{""}, lines...), "\n  ")
 	}
 	return fmt.Sprintf(`
 version: 1
 server:
   grpc: {address: %q}
   status: {address: %q}
-  admin: {address: %q}
+  admin: {address: %q%s}
 providers:
-  callers: {issuer: %q%s}
-  backend: {issuer: %q%s}
+  callers: {issuer: %q%s%s}
+  backend: {issuer: %q%s}%s
 callers:
-  shop: {provider: callers, audiences: [%q]}
+  shop: {provider: callers, audiences: [%q]}%s
 credentials:
-  orders:
-    clients: [{provider: backend, id: %q, secret_file: secret}]
-    %s
+  orders: %s%s
 policies:
-  default: {callers: [shop], credential: orders}
-envoy: {route_timeout: 30s}
-`, l.grpc, l.status, l.admin, s.callers.Issuer(), further, o.backendURL, further, audience, gatewayID, o.credential)
+  default: {callers: [shop], credential: orders%s%s}%s
+envoy: {%sroute_timeout: 30s}
+`, l.grpc, l.status, l.admin, admin, s.callers.Issuer(), o.way.keys(s.callers.Issuer()), provider,
+		o.backendURL, provider, entries(o.providers), audience, entries(o.callers),
+		o.orders, entries(o.credentials), o.way.delivery(), policy, entries(o.policies), o.way.shape())
 }
 
 func write(t testing.TB, path, content string) {
@@ -228,21 +258,27 @@ func (s *stack) startReplicas(t testing.TB, o stackOptions) []string {
 	t.Helper()
 	var addresses []string
 	for i := range max(o.replicas, 1) {
-		grpc, status := "", ""
+		l := listen{anyPort, anyPort, anyPort}
 		if o.processes {
-			l := listen{freeAddress(t), freeAddress(t), freeAddress(t)}
-			file := filepath.Join(filepath.Dir(s.config), fmt.Sprintf("rebearer-%d.yaml", i))
-			write(t, file, s.configuration(o, l))
-			p := &process{config: file, status: "http://" + l.status, log: s.logs}
+			l = listen{freeAddress(t), freeAddress(t), freeAddress(t)}
+		}
+		l.grpc = o.way.socket(t, l.grpc)
+		file := s.config
+		if i > 0 {
+			file = filepath.Join(filepath.Dir(s.config), fmt.Sprintf("rebearer-%d.yaml", i))
+		}
+		write(t, file, s.configuration(o, l))
+		grpc, status, admin := l.grpc, "http://"+l.status, l.admin
+		if o.processes {
+			p := &process{config: file, status: status, log: s.logs}
 			p.start(t)
 			t.Cleanup(func() { p.end(t) })
 			s.processes = append(s.processes, p)
-			grpc, status = l.grpc, p.status
 		} else {
-			grpc, status = s.startService(t)
+			grpc, status, admin = s.runService(t, file)
 		}
 		addresses = append(addresses, grpc)
-		s.status = append(s.status, status)
+		s.status, s.admin = append(s.status, status), append(s.admin, admin)
 		if !o.notReady {
 			awaitReady(t, status)
 		}
@@ -256,13 +292,20 @@ func awaitReady(t testing.TB, status string) {
 }
 
 // startService runs a replica in this process.
-func (s *stack) startService(t testing.TB) (grpc, status string) {
+func (s *stack) startService(t testing.TB) (grpc, status, admin string) {
+	t.Helper()
+	return s.runService(t, s.config)
+}
+
+// runService is startService with a configuration file of its own.
+func (s *stack) runService(t testing.TB, file string) (grpc, status, admin string) {
 	t.Helper()
 	svc, err := service.New(service.Options{
-		ConfigFile: s.config,
+		ConfigFile: file,
 		Logger:     slog.New(slog.NewTextHandler(s.logs, nil)),
 		Level:      &slog.LevelVar{},
 		Observer:   s.events.add,
+		Hashes:     envoyHashes,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +320,11 @@ func (s *stack) startService(t testing.TB) (grpc, status string) {
 		}
 	})
 	at := svc.Addresses()
-	return at.GRPC.String(), "http://" + at.Status.String()
+	grpc = at.GRPC.String()
+	if at.GRPC.Network() == "unix" {
+		grpc = "unix://" + grpc
+	}
+	return grpc, "http://" + at.Status.String(), at.Admin.String()
 }
 
 // startEnvoy runs Envoy with what `rebearer envoy --bootstrap` prints.
@@ -290,9 +337,11 @@ func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []str
 	for _, a := range rebearer {
 		cfg.Envoy.Addresses = append(cfg.Envoy.Addresses, config.Address(a))
 	}
-	bootstrap, err := envoyFlags{
-		bootstrap: true, listen: anyPort, admin: anyPort, backends: []string{"default=" + backend},
-	}.render(cfg)
+	flags := envoyFlags{target: targetEnvoy, bootstrap: true, listen: anyPort, admin: anyPort}
+	for policy := range cfg.Policies {
+		flags.backends = append(flags.backends, policy+"="+backend)
+	}
+	bootstrap, err := flags.render(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,6 +374,7 @@ func awaitFor(t testing.TB, patience time.Duration, what string, there func() bo
 // restart restarts the backend's provider: every token is void.
 func (s *stack) restart(t testing.TB) {
 	t.Helper()
+	s.awaitSettled(t)
 	if err := s.backend.Restart(); err != nil {
 		t.Error(err)
 	}
@@ -349,11 +399,12 @@ func setDown(t testing.TB, port *endpoint.Server, down bool) {
 	}
 }
 
-// checkLogs fails the test if a log holds any of the secrets in use.
-func (s *stack) checkLogs(t testing.TB) {
+// checkLogs fails the test if a log holds any of the secrets in use, or of those
+// that are named.
+func (s *stack) checkLogs(t testing.TB, secrets ...string) {
 	t.Helper()
 	text := s.logs.String()
-	secrets := []string{gatewaySecret, s.token}
+	secrets = append(secrets, gatewaySecret, s.token)
 	for _, try := range s.api.Tries() {
 		for _, value := range try.Authorization {
 			secrets = append(secrets, strings.TrimPrefix(value, "Bearer "))

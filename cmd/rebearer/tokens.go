@@ -34,13 +34,19 @@ the configuration file, or from the flags. No command ever shows a token.`,
 		Args: cobra.NoArgs,
 		RunE: showHelp,
 	}
-	c.PersistentFlags().StringVar(&r.address, "admin", "", "`host:port` of the admin API (default: server.admin.address of the configuration)")
-	c.PersistentFlags().StringVar(&r.tokenFile, "admin-token-file", "", "`file` of the admin token (default: server.admin.token_file of the configuration)")
+	r.addFlags(c)
 	c.AddCommand(r.list(), r.flush(),
 		r.change("pause", "Stop a credential's token requests", `No token is requested for the credential until it is resumed, not even to renew
 it. The token that is held is sent until it expires; then callers get 503.`, (*admin.Client).Pause),
 		r.change("resume", "Undo pause", `Token requests are made again. A token that is missing or due is fetched at once.`, (*admin.Client).Resume))
 	return c
+}
+
+// addFlags adds the flags that say where the service is, to a command and those
+// below it.
+func (r *remote) addFlags(c *cobra.Command) {
+	c.PersistentFlags().StringVar(&r.address, "admin", "", "`host:port` of the admin API (default: server.admin.address of the configuration)")
+	c.PersistentFlags().StringVar(&r.tokenFile, "admin-token-file", "", "`file` of the admin token (default: server.admin.token_file of the configuration)")
 }
 
 // client returns a client of the service that the flags or the configuration
@@ -61,7 +67,7 @@ func (r *remote) client() (*admin.Client, error) {
 func (r *remote) list() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "Show every credential's token: state, age, expiry, fingerprint",
+		Short:   "Show every credential's token and clients: state, expiry, fingerprint, health",
 		Example: "  rebearer tokens list",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -141,16 +147,30 @@ func (r *remote) change(name, short, long string, do action) *cobra.Command {
 	}
 }
 
+// printCredentials writes one table of credentials and one of their clients.
 func printCredentials(out io.Writer, all []admin.Credential) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CREDENTIAL\tPROVIDER\tSTATE\tGENERATION\tFINGERPRINT\tEXPIRES IN\tRENEWED IN\tUSES\tERROR")
+	fmt.Fprintln(table, "CREDENTIAL\tPROVIDER\tSTATE\tGENERATION\tFINGERPRINT\tEXPIRES IN\tRENEWED IN\tUSES\tCACHE\tCALLERS\tERROR")
+	clients := 0
 	for _, c := range all {
 		state := c.State
 		if c.Paused {
 			state += ", paused"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\n", c.Name, c.Provider, state, c.Generation,
-			cmp.Or(c.Fingerprint, "-"), until(c.Expires), until(c.Renewal), c.Uses, cmp.Or(c.Error, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\t%d\t%s\n",
+			c.Name, cmp.Or(c.Provider, "-"), state, c.Generation, cmp.Or(c.Fingerprint, "-"), until(c.Expires), until(c.Renewal),
+			c.Uses, c.Cache, c.Subjects, cmp.Or(c.Error, c.Unsaved, "-"))
+		clients += len(c.Clients)
+	}
+	if err := table.Flush(); err != nil || clients == 0 {
+		return err
+	}
+	fmt.Fprintln(table, "\nCREDENTIAL\tCLIENT\tPROVIDER\tBREAKER\tREFUSED\tFAILURES\tTRIED IN\tERROR")
+	for _, c := range all {
+		for _, client := range c.Clients {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%t\t%d\t%s\t%s\n", c.Name, cmp.Or(client.ID, "-"), client.Provider,
+				client.Breaker, client.Refused, client.Failures, until(client.NextTry), cmp.Or(client.Error, "-"))
+		}
 	}
 	return table.Flush()
 }

@@ -19,8 +19,9 @@ func newValidate(flags *common) *cobra.Command {
 		Short: "Check a configuration file",
 		Long: `Checks the configuration file and every file that it names, and says all that is
 wrong with line and column. With --connect it also loads the signing keys of the
-callers' providers and fetches one token for every credential, and prints type,
-expiry and fingerprint of each: never the token.
+callers' providers and fetches one token with every client of every credential, and
+prints expiry and fingerprint of each: never the token. Credentials on behalf of
+callers are left out, and a refresh token that the provider rotates is kept.
 
 The exit status is 1 if anything is wrong.`,
 		Example: `  rebearer validate --config rebearer.yaml
@@ -30,6 +31,9 @@ The exit status is 1 if anything is wrong.`,
 			cfg, err := config.Load(flags.config)
 			if err != nil {
 				return err
+			}
+			if err := service.Check(cfg); err != nil {
+				return fmt.Errorf("%s: %w", flags.config, err)
 			}
 			out := cmd.OutOrStdout()
 			for _, warning := range cfg.Warnings() {

@@ -3,12 +3,11 @@ package hook
 import (
 	"context"
 	"errors"
-	"io"
-	"slices"
+	"fmt"
+	"log/slog"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rebearer/rebearer/envoy/rejection"
 	"github.com/rebearer/rebearer/tokens"
@@ -18,9 +17,13 @@ import (
 // one.
 type Credential interface {
 	// Rejected may block: it holds a rejection while a fresh token is fetched.
+	// When its context ends it returns, and what it began goes on.
 	Rejected(ctx context.Context, r tokens.Rejection) tokens.Outcome
 	// Accepted does not block.
 	Accepted(a tokens.Acceptance)
+	// Again returns the token for a request that is sent again, and may block
+	// like Rejected.
+	Again(ctx context.Context, r tokens.Retried) (tokens.Token, error)
 }
 
 // Target is a credential with what the hook must know of its backends.
@@ -35,87 +38,68 @@ type Target struct {
 	Statuses []int
 	// Methods are those that may be sent again. Nil means all.
 	Methods []string
+	// Rules look into the bodies of rejections. Nil means that none is read.
+	Rules *rejection.Rules
+	// Introspect asks the provider whether a token is active (RFC 7662). It
+	// blocks no longer than the provider's timeout, because ctx has no end: the
+	// answer is shared. Nil means that nobody is asked.
+	Introspect func(ctx context.Context, token string) (active bool, err error)
 }
 
 // Lookup returns the target of the credential of the given name, if there is
 // one. It is called for every message and must not block.
 type Lookup func(credential string) (Target, bool)
 
+// Config is what the hook needs beside its targets.
+type Config struct {
+	// Logger is told what an operator should mend. Required.
+	Logger *slog.Logger
+	// Metrics registers rebearer_envoy_config_mismatches_total. Required.
+	Metrics prometheus.Registerer
+	// KnownConfig reports whether a hash is that of a configuration for Envoy
+	// that fits ours. It must not block. Nil means that none is compared.
+	KnownConfig func(hash string) bool
+}
+
 // Server is the external processor. It is safe for concurrent use.
 type Server struct {
 	extprocv3.UnimplementedExternalProcessorServer
 
-	lookup Lookup
+	lookup        Lookup
+	configs       *configs
+	introspection *introspection
 }
 
-// New makes a Server.
-func New(lookup Lookup) *Server { return &Server{lookup: lookup} }
+// New makes a Server, which keeps nothing running.
+func New(lookup Lookup, cfg Config) (*Server, error) {
+	if lookup == nil || cfg.Logger == nil || cfg.Metrics == nil {
+		return nil, errors.New("the hook needs a lookup, a logger and metrics")
+	}
+	configs, err := newConfigs(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("metrics of the hook: %w", err)
+	}
+	return &Server{lookup: lookup, configs: configs, introspection: newIntrospection(cfg.Logger)}, nil
+}
 
-// Process implements the external processor for one request: it answers each
-// message, until Envoy ends the stream.
+// Process implements the external processor for one try of a request: it answers
+// each message in kind, until Envoy ends the stream. A filter that only watches
+// is answered nothing.
 func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error {
+	from := readOrigin(stream.Context())
+	s.configs.check(from.config)
+	t := try{server: s, from: from}
 	for {
-		request, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled:
-			return nil
-		case err != nil:
+		request, err := t.receive(stream)
+		if request == nil || err != nil {
 			return err
 		}
-		if err := stream.Send(s.respond(stream.Context(), request)); err != nil {
+		response := t.respond(stream.Context(), request)
+		if from.watches() {
+			continue
+		}
+		if err := stream.Send(response); err != nil {
 			return err
 		}
 	}
-}
-
-// respond answers one message. Envoy is configured to send the headers of
-// answers only; anything else passes as it is.
-func (s *Server) respond(ctx context.Context, request *extprocv3.ProcessingRequest) *extprocv3.ProcessingResponse {
-	switch request.GetRequest().(type) {
-	case *extprocv3.ProcessingRequest_ResponseHeaders:
-		return s.judge(ctx, readAnswer(request))
-	case *extprocv3.ProcessingRequest_RequestHeaders:
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{}}
-	case *extprocv3.ProcessingRequest_RequestBody:
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestBody{}}
-	case *extprocv3.ProcessingRequest_RequestTrailers:
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestTrailers{}}
-	case *extprocv3.ProcessingRequest_ResponseBody:
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{}}
-	case *extprocv3.ProcessingRequest_ResponseTrailers:
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseTrailers{}}
-	}
-	return pass()
-}
-
-// judge decides on a backend's answer.
-func (s *Server) judge(ctx context.Context, a answer) *extprocv3.ProcessingResponse {
-	target, ok := s.lookup(a.use.Credential)
-	if !ok {
-		return pass()
-	}
-	fingerprint := a.sent(target.Header, target.Scheme)
-	if !a.isRejection(target.Statuses) {
-		if a.saysNothing() {
-			return pass()
-		}
-		target.Credential.Accepted(tokens.Acceptance{
-			Use: a.use, Fingerprint: fingerprint, Attempt: a.attempt, RequestID: a.requestID,
-		})
-		return pass()
-	}
-	verdict, rule := rejection.Decide(a.Response)
-	outcome := target.Credential.Rejected(ctx, tokens.Rejection{
-		Use: a.use, Fingerprint: fingerprint, Attempt: a.attempt,
-		Verdict: verdict, Rule: rule, Route: a.route, RequestID: a.requestID,
-		Retriable: target.Methods == nil || slices.Contains(target.Methods, a.method),
-	})
-	switch outcome.Answer {
-	case tokens.TryAgain:
-		return retry(verdict)
-	case tokens.Unavailable:
-		return unavailable(outcome.RetryAfter)
-	case tokens.Pass:
-	}
-	return pass()
 }

@@ -6,32 +6,66 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/rebearer/rebearer/envoy"
 	"github.com/rebearer/rebearer/tokens"
 )
 
-// pass lets the backend's answer go on as it is.
-func pass() *extprocv3.ProcessingResponse {
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{}}
+// onRequestHeaders, onHeaders and onBody answer messages of their kind with a
+// change, or with none.
+
+func onRequestHeaders(change *extprocv3.CommonResponse) *extprocv3.ProcessingResponse {
+	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{
+		RequestHeaders: &extprocv3.HeadersResponse{Response: change},
+	}}
 }
 
-// retry has Envoy send the request again. The verdict tells Envoy what to
-// answer if it cannot.
-func retry(verdict tokens.Verdict) *extprocv3.ProcessingResponse {
+func onHeaders(change *extprocv3.CommonResponse) *extprocv3.ProcessingResponse {
+	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{
+		ResponseHeaders: &extprocv3.HeadersResponse{Response: change},
+	}}
+}
+
+func onBody(change *extprocv3.CommonResponse) *extprocv3.ProcessingResponse {
+	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{
+		ResponseBody: &extprocv3.BodyResponse{Response: change},
+	}}
+}
+
+// askForBody has Envoy hold the headers until it has the whole body, which it
+// sends next. What is then said of the headers still counts.
+func askForBody() *extprocv3.ProcessingResponse {
+	response := onHeaders(nil)
+	response.ModeOverride = &extprocfilterv3.ProcessingMode{ResponseBodyMode: extprocfilterv3.ProcessingMode_BUFFERED}
+	return response
+}
+
+// retry has Envoy send the request again. The verdict tells Envoy what to answer
+// if it cannot; with the fingerprint it tells inject, where there is one, what not
+// to send.
+func retry(wrap func(*extprocv3.CommonResponse) *extprocv3.ProcessingResponse, verdict tokens.Verdict, refused tokens.Fingerprint) *extprocv3.ProcessingResponse {
 	value := envoy.RetryUnclear
 	if verdict == tokens.Dead {
 		value = envoy.RetryDead
 	}
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{
-		ResponseHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
-			HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{
-				set(envoy.RetryHeader, value),
-			}},
-		}},
+	response := wrap(setting(envoy.RetryHeader, value))
+	response.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{
+		envoy.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
+			envoy.RefusedKey: structpb.NewStringValue(string(refused)),
+			envoy.VerdictKey: structpb.NewStringValue(value),
+		}}),
+	}}
+	return response
+}
+
+func setting(name, value string) *extprocv3.CommonResponse {
+	return &extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{
+		SetHeaders: []*corev3.HeaderValueOption{set(name, value)},
 	}}
 }
 

@@ -111,6 +111,14 @@ func (s *KeySet) Len() int {
 	return 0
 }
 
+// Age returns how long ago the keys were fetched; false if there are none yet.
+func (s *KeySet) Age() (time.Duration, bool) {
+	if s.current.Load() == nil {
+		return 0, false
+	}
+	return s.now() - time.Duration(s.loaded.Load()), true
+}
+
 // now is the time since the set was created: it does not jump with the clock.
 func (s *KeySet) now() time.Duration { return time.Since(s.created) }
 

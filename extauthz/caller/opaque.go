@@ -35,7 +35,7 @@ const (
 )
 
 // Introspector asks a provider about a token (RFC 7662). An error says nothing
-// about the token. [*oauth.Introspector] implements it.
+// about the token. [*oauth.Client] implements it.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (oauth.Introspection, error)
 }

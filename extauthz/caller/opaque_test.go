@@ -110,13 +110,13 @@ func TestIntrospectionCases(t *testing.T) {
 	}
 }
 
-func newIntrospector(t *testing.T, address, id string) *oauth.Introspector {
+func newIntrospector(t *testing.T, address, id string) *oauth.Client {
 	t.Helper()
 	provider, err := oauth.NewProvider(oauth.ProviderConfig{Name: "shop", IntrospectionURL: address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	introspector, err := oauth.NewIntrospector(provider, oauth.Client{
+	introspector, err := oauth.NewClient(provider, oauth.ClientConfig{
 		ID: id, Secret: func() (tokens.Secret, error) { return "secret", nil },
 	})
 	if err != nil {

@@ -1,16 +1,17 @@
 package oauth
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
-	"github.com/rebearer/rebearer/tokens"
+	"github.com/go-jose/go-jose/v4"
 )
 
-// AuthMethod is how a client shows its secret to an endpoint, by its registered
-// name (RFC 7591 section 2).
+// AuthMethod is how a client shows who it is to an endpoint, by its registered
+// name (RFC 7591 section 2, OpenID Connect Core section 9, RFC 8705 section 2).
 type AuthMethod string
 
 // The methods that are supported. rebearer never tries one after the other: a
@@ -20,59 +21,92 @@ const (
 	ClientSecretBasic AuthMethod = "client_secret_basic"
 	// ClientSecretPost sends the secret in the body.
 	ClientSecretPost AuthMethod = "client_secret_post"
+	// ClientSecretJWT sends an assertion whose MAC the secret makes.
+	ClientSecretJWT AuthMethod = "client_secret_jwt"
+	// PrivateKeyJWT sends an assertion that a private key signs (RFC 7523
+	// section 2.2).
+	PrivateKeyJWT AuthMethod = "private_key_jwt"
+	// TLSClientAuth shows a certificate in the TLS handshake, and so does
+	// SelfSignedTLSClientAuth: they differ in how the provider judges it.
+	TLSClientAuth           AuthMethod = "tls_client_auth"
+	SelfSignedTLSClientAuth AuthMethod = "self_signed_tls_client_auth"
+	// None shows nothing. It is for grants whose assertion or subject token
+	// says enough (RFC 7523 section 2.1).
+	None AuthMethod = "none"
 )
 
-// Client is our client at a provider, and how it shows who it is (RFC 6749
-// section 2.3).
-type Client struct {
-	// ID is the client identifier.
-	ID string
-	// Secret returns the client secret. It is called for every request, so that
-	// a rotated secret is used at once.
-	Secret func() (tokens.Secret, error)
-	// AuthMethod is how the secret is shown. Empty means ClientSecretBasic.
-	AuthMethod AuthMethod
-}
+const (
+	clientAssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+	// clientAssertionLife is long enough for a slow exchange, and short enough
+	// that a stolen assertion is worth little.
+	clientAssertionLife = time.Minute
+)
 
-// validate returns the client with its defaults, or what would make every
-// request of it fail.
-func (c Client) validate() (Client, error) {
-	if c.AuthMethod == "" {
-		c.AuthMethod = ClientSecretBasic
+// authenticate adds what shows who the client is to the header or form of a
+// request to address. A certificate is shown by the connection; see
+// [Client.exchanger].
+func (c *Client) authenticate(address string, header http.Header, form url.Values) error {
+	switch c.cfg.AuthMethod {
+	case ClientSecretPost:
+		secret, err := c.secret()
+		if err != nil {
+			return err
+		}
+		form.Set("client_secret", secret)
+	case ClientSecretJWT, PrivateKeyJWT:
+		assertion, err := c.assertion(address)
+		if err != nil {
+			return err
+		}
+		form.Set("client_assertion_type", clientAssertionType)
+		form.Set("client_assertion", assertion)
+	case TLSClientAuth, SelfSignedTLSClientAuth, None:
+	default:
+		secret, err := c.secret()
+		if err != nil {
+			return err
+		}
+		// Both are form-encoded before they are joined (RFC 6749 section 2.3.1).
+		request := http.Request{Header: header}
+		request.SetBasicAuth(url.QueryEscape(c.cfg.ID), url.QueryEscape(secret))
+		return nil
 	}
-	switch {
-	case c.ID == "":
-		return c, errors.New("no client id")
-	case c.Secret == nil:
-		return c, errors.New("no secret")
-	case c.AuthMethod != ClientSecretBasic && c.AuthMethod != ClientSecretPost:
-		return c, fmt.Errorf("unknown auth method %q", c.AuthMethod)
+	if c.cfg.ID != "" {
+		form.Set("client_id", c.cfg.ID)
 	}
-	return c, nil
+	return nil
 }
 
 // secret returns the client secret of now.
-func (c Client) secret() (tokens.Secret, error) {
-	secret, err := c.Secret()
+func (c *Client) secret() (string, error) {
+	secret, err := c.cfg.Secret()
 	if err != nil {
-		return "", fmt.Errorf("client %q: secret: %w", c.ID, err)
+		return "", fmt.Errorf("client %q: secret: %w", c.cfg.ID, err)
 	}
-	return secret, nil
+	return secret.Reveal(), nil
 }
 
-// authenticate adds what shows who the client is to a request's header or form.
-func (c Client) authenticate(header http.Header, form url.Values) error {
-	secret, err := c.secret()
+// assertion returns a new assertion of who the client is, for address (RFC 7523
+// section 3).
+func (c *Client) assertion(address string) (string, error) {
+	signer, err := c.signer()
 	if err != nil {
-		return err
+		return "", fmt.Errorf("client %q: %w", c.cfg.ID, err)
 	}
-	if c.AuthMethod == ClientSecretPost {
-		form.Set("client_id", c.ID)
-		form.Set("client_secret", secret.Reveal())
-		return nil
+	return sign(signer, c.provider.clock.now(), claims{
+		Issuer: c.cfg.ID, Subject: c.cfg.ID, Lifetime: clientAssertionLife,
+		Audience: cmp.Or(c.cfg.AssertionAudience, c.provider.audience(), address),
+	})
+}
+
+// signer returns what signs the client's assertions.
+func (c *Client) signer() (jose.Signer, error) {
+	if c.cfg.AuthMethod == PrivateKeyJWT {
+		return c.key.get()
 	}
-	// Both are form-encoded before they are joined (RFC 6749 section 2.3.1).
-	request := http.Request{Header: header}
-	request.SetBasicAuth(url.QueryEscape(c.ID), url.QueryEscape(secret.Reveal()))
-	return nil
+	secret, err := c.cfg.Secret()
+	if err != nil {
+		return nil, fmt.Errorf("secret: %w", err)
+	}
+	return secretSigner(secret, c.cfg.Algorithm, c.cfg.KeyID)
 }

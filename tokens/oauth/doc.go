@@ -2,11 +2,24 @@
 // asks them about tokens.
 //
 // A [Provider] is an authorization server as configured: where its endpoints
-// are, how its certificate is verified and how long an answer may take.
-// [ClientCredentials] asks one for tokens and implements
-// [github.com/rebearer/rebearer/tokens.Source]; an [Introspector] asks one about
-// a token. Nothing here caches a token, or what is said about one: that is the
-// job of packages tokens and caller.
+// are, how its certificate is verified and how long an answer may take. A
+// [Client] is who we are there, and how we show it; it asks about tokens
+// ([Client.Introspect]) and voids them ([Client.Revoke]). A [TokenSource] gets
+// tokens as one client by one grant, and implements
+// [github.com/rebearer/rebearer/tokens.Source]. Nothing here caches a token, or
+// what is said about one: that is the job of packages tokens and caller.
+//
+// # Secrets and keys
+//
+// They are read for every request that shows them or signs with them, so that a
+// rotated one is used at once. One that cannot be read fails that request, as a
+// provider that is down would, and the token in hand goes on being used.
+//
+// # Clocks
+//
+// An assertion that we sign carries the provider's time, as far as the Date
+// headers of its answers show it; see [Provider.Skew]. The life of a token is
+// counted from when its answer arrived, so it needs no common clock.
 //
 // # What a provider may not do
 //

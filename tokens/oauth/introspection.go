@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
-	"time"
 
 	"github.com/rebearer/rebearer/tokens"
 	"github.com/rebearer/rebearer/tokens/oauth/strictjson"
@@ -34,86 +31,41 @@ type Introspection struct {
 	Members strictjson.Object
 }
 
-// Introspector asks a provider about tokens (RFC 7662). It is safe for
-// concurrent use and caches nothing.
-type Introspector struct {
-	provider *Provider
-	client   Client
-}
-
-// NewIntrospector returns an Introspector that asks provider as client. It asks
-// nothing yet.
-func NewIntrospector(provider *Provider, client Client) (*Introspector, error) {
-	client, err := client.validate()
-	if err != nil {
-		return nil, fmt.Errorf("client %q: %w", client.ID, err)
-	}
-	return &Introspector{provider: provider, client: client}, nil
-}
-
-// Introspect asks the provider about token, which goes into the body of a POST
-// and nowhere else. It blocks until ctx ends or the provider's timeout at most.
+// Introspect asks the provider about token (RFC 7662), which goes into the body
+// of a POST and nowhere else. It blocks until ctx ends or the provider's timeout
+// at most.
 //
 // An error says nothing about the token. It wraps [tokens.PermanentError] where
 // asking again cannot help before somebody changes the configuration, and a
 // [*ResponseError] where the provider answered with another status than 200.
-func (i *Introspector) Introspect(ctx context.Context, token string) (Introspection, error) {
-	address, err := i.provider.Endpoint(ctx, IntrospectionEndpoint)
+func (c *Client) Introspect(ctx context.Context, token string) (Introspection, error) {
+	address, err := c.endpoint(ctx, IntrospectionEndpoint)
 	if err != nil {
 		return Introspection{}, err
 	}
-	body, err := i.post(ctx, address, token)
+	// There is no token_type_hint: it is optional, and some providers refuse
+	// what they do not expect there.
+	answer, err := c.post(ctx, address, url.Values{"token": {token}})
 	if err == nil {
-		var answer Introspection
-		if answer, err = readIntrospection(body); err == nil {
-			return answer, nil
+		var found Introspection
+		if found, err = answer.introspection(); err == nil {
+			return found, nil
 		}
 	}
-	return Introspection{}, fmt.Errorf("provider %q: introspection at %s: %w", i.provider.name, address, err)
+	return Introspection{}, fmt.Errorf("provider %q: introspection at %s: %w", c.provider.name, address, err)
 }
 
-// post sends the request and returns the body of a successful answer. There is
-// no token_type_hint: it is optional, and some providers refuse what they do
-// not expect there.
-func (i *Introspector) post(ctx context.Context, address, token string) ([]byte, error) {
-	header, form := http.Header{}, url.Values{"token": {token}}
-	if err := i.client.authenticate(header, form); err != nil {
-		return nil, err
-	}
-	header.Set("Content-Type", "application/x-www-form-urlencoded")
-	header.Set("Accept", "application/json")
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(form.Encode()))
-	if err != nil {
-		return nil, errors.New("not a URL that can be asked")
-	}
-	request.Header = header
-	response, err := i.provider.answers.Do(request)
-	if err != nil {
-		return nil, exchangeError(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
+// introspection reads an answer about a token.
+func (a answer) introspection() (Introspection, error) {
 	switch {
-	case response.StatusCode != http.StatusOK:
-		return nil, notIntrospected(response, body)
-	case err != nil:
-		return nil, exchangeError(err)
+	case a.status == http.StatusOK:
+		return readIntrospection(a.body)
+	case a.code() == unsupportedTokenType:
+		return Introspection{}, &tokens.PermanentError{
+			Err: fmt.Errorf("%w: %w", errUnsupported, &ResponseError{Status: a.status, Code: unsupportedTokenType}),
+		}
 	}
-	return body, nil
-}
-
-// notIntrospected reads an answer that is not a success.
-func notIntrospected(response *http.Response, body []byte) error {
-	code := ""
-	if members, err := strictjson.Parse(body); err == nil {
-		code, _ = members.Text("error")
-	}
-	if code == unsupportedTokenType {
-		return &tokens.PermanentError{Err: fmt.Errorf("%w: %w", errUnsupported, &ResponseError{Status: response.StatusCode, Code: code})}
-	}
-	return refusal(&ResponseError{
-		Status: response.StatusCode, Code: knownCode(code), retryAfter: retryAfter(response.Header, time.Now()),
-	})
+	return Introspection{}, a.refused()
 }
 
 // readIntrospection reads an answer. active must be a boolean; the content type

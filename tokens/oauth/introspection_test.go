@@ -21,18 +21,22 @@ import (
 
 const callersToken = "caller.token+/canary"
 
-func newIntrospector(t *testing.T, address string, client oauth.Client) *oauth.Introspector {
+func newIntrospector(t *testing.T, address string, cfg oauth.ClientConfig) *oauth.Client {
 	t.Helper()
-	provider := newProvider(t, oauth.ProviderConfig{Name: "shop", IntrospectionURL: address})
-	introspector, err := oauth.NewIntrospector(provider, client)
+	return newClient(t, newProvider(t, oauth.ProviderConfig{Name: "shop", IntrospectionURL: address}), cfg)
+}
+
+func newClient(t *testing.T, provider *oauth.Provider, cfg oauth.ClientConfig) *oauth.Client {
+	t.Helper()
+	client, err := oauth.NewClient(provider, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return introspector
+	return client
 }
 
-func testClient() oauth.Client {
-	return oauth.Client{ID: "gate:way", Secret: func() (tokens.Secret, error) { return testSecret, nil }}
+func testClient() oauth.ClientConfig {
+	return oauth.ClientConfig{ID: "gate:way", Secret: func() (tokens.Secret, error) { return testSecret, nil }}
 }
 
 // What the endpoint may answer. An error never says anything about the token;
@@ -163,10 +167,7 @@ func TestIntrospectionEndpointIsDiscovered(t *testing.T) {
 		serveJSON(map[string]any{"issuer": server.URL, "introspection_endpoint": server.URL + "/i"})(w, r)
 	})
 	server.handle("/i", serveText(`{"active":true}`))
-	introspector, err := oauth.NewIntrospector(newProvider(t, oauth.ProviderConfig{Issuer: server.URL}), testClient())
-	if err != nil {
-		t.Fatal(err)
-	}
+	introspector := newClient(t, newProvider(t, oauth.ProviderConfig{Issuer: server.URL}), testClient())
 	if answer, err := introspector.Introspect(t.Context(), "a"); err != nil || !answer.Active {
 		t.Errorf("got %+v, %v", answer, err)
 	}
@@ -201,28 +202,9 @@ func TestIntrospectionTroubleOfOurOwn(t *testing.T) {
 	if _, err := newIntrospector(t, server.URL+"/introspect", noSecret).Introspect(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("no secret: got %v", err)
 	}
-	nowhere, err := oauth.NewIntrospector(newProvider(t, oauth.ProviderConfig{TokenURL: server.URL}), testClient())
-	if err != nil {
-		t.Fatal(err)
-	}
+	nowhere := newClient(t, newProvider(t, oauth.ProviderConfig{TokenURL: server.URL}), testClient())
 	if _, err := nowhere.Introspect(t.Context(), "a"); err == nil {
 		t.Error("no endpoint: got no error")
-	}
-}
-
-func TestNewIntrospectorRefuses(t *testing.T) {
-	t.Parallel()
-	provider := newProvider(t, oauth.ProviderConfig{IntrospectionURL: "https://idp.example/i"})
-	for name, spoil := range map[string]func(*oauth.Client){
-		"no id":               func(c *oauth.Client) { c.ID = "" },
-		"no secret":           func(c *oauth.Client) { c.Secret = nil },
-		"unknown auth method": func(c *oauth.Client) { c.AuthMethod = "none" },
-	} {
-		client := testClient()
-		spoil(&client)
-		if _, err := oauth.NewIntrospector(provider, client); err == nil {
-			t.Errorf("%s: got no error", name)
-		}
 	}
 }
 

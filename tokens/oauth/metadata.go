@@ -149,21 +149,38 @@ func (p *Provider) readMetadata(body []byte) (endpoints, error) {
 		return nil, errors.New("its issuer is not the configured one")
 	}
 	found := endpoints{}
+	if err := p.readEndpoints(found, document, func(e Endpoint) Endpoint { return e }); err != nil {
+		return nil, err
+	}
+	aliases, ok := document["mtls_endpoint_aliases"]
+	if !ok {
+		return found, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(aliases, &members); err != nil {
+		return nil, errors.New("mtls_endpoint_aliases is not an object")
+	}
+	return found, p.readEndpoints(found, members, mutualTLSAlias)
+}
+
+// readEndpoints adds the URLs among members to found, under the names that name
+// gives them.
+func (p *Provider) readEndpoints(found endpoints, members map[string]json.RawMessage, name func(Endpoint) Endpoint) error {
 	for _, endpoint := range []Endpoint{TokenEndpoint, JWKSEndpoint, IntrospectionEndpoint, RevocationEndpoint} {
-		member, ok := document[string(endpoint)]
+		member, ok := members[string(endpoint)]
 		if !ok {
 			continue
 		}
 		var address string
 		if err := json.Unmarshal(member, &address); err != nil {
-			return nil, fmt.Errorf("%s is not a string", endpoint)
+			return fmt.Errorf("%s is not a string", name(endpoint))
 		}
 		if err := p.checkDiscovered(address); err != nil {
-			return nil, fmt.Errorf("%s: %w", endpoint, err)
+			return fmt.Errorf("%s: %w", name(endpoint), err)
 		}
-		found[endpoint] = address
+		found[name(endpoint)] = address
 	}
-	return found, nil
+	return nil
 }
 
 // checkDiscovered is checkURL for an address that the metadata named.

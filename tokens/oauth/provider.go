@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,9 @@ type Provider struct {
 	insecure   bool
 	configured map[Endpoint]string
 	metadata   *discovery
+	clock      clock
+	transport  *http.Transport // of answers and keys
+	timeout    time.Duration   // of one exchange
 
 	// answers and keys differ in how large an answer may be.
 	answers *http.Client
@@ -75,6 +79,7 @@ func NewProvider(cfg ProviderConfig) (*Provider, error) {
 		name:     cfg.Name,
 		issuer:   cfg.Issuer,
 		insecure: cfg.Insecure,
+		timeout:  cfg.Timeout,
 		configured: map[Endpoint]string{
 			TokenEndpoint:         cfg.TokenURL,
 			JWKSEndpoint:          cfg.JWKSURL,
@@ -88,18 +93,23 @@ func NewProvider(cfg ProviderConfig) (*Provider, error) {
 	if cfg.Timeout < 0 {
 		return nil, fmt.Errorf("provider %q: timeout is negative", cfg.Name)
 	}
-	timeout := cfg.Timeout
-	if timeout == 0 {
-		timeout = defaultTimeout
+	if p.timeout == 0 {
+		p.timeout = defaultTimeout
 	}
 	transport, err := newTransport(cfg.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("provider %q: %w", cfg.Name, err)
 	}
-	p.answers = newClient(transport, timeout, answerLimit)
-	p.keys = newClient(transport, timeout, keysLimit)
-	p.metadata = &discovery{fetch: p.discover, timeout: timeout}
+	p.transport = transport
+	p.answers = p.newAnswers(transport)
+	p.keys = newClient(transport, p.timeout, keysLimit)
+	p.metadata = &discovery{fetch: p.discover, timeout: p.timeout}
 	return p, nil
+}
+
+// newAnswers returns a client for every endpoint but the key set.
+func (p *Provider) newAnswers(transport http.RoundTripper) *http.Client {
+	return newClient(clockTransport{next: transport, clock: &p.clock}, p.timeout, answerLimit)
 }
 
 // validate checks the issuer and the configured URLs.
@@ -136,14 +146,30 @@ func (p *Provider) Name() string { return p.name }
 // Issuer returns the configured issuer identifier; it may be empty.
 func (p *Provider) Issuer() string { return p.issuer }
 
+// Skew returns how far the provider's clock is ahead of ours, by the Date header
+// of its last answer: up to a second and the time of travel too little. known is
+// false before the first answer that has one.
+func (p *Provider) Skew() (skew time.Duration, known bool) {
+	if noted := p.clock.skew.Load(); noted != nil {
+		return *noted, true
+	}
+	return 0, false
+}
+
+// audience returns what names the provider in the audience of an assertion (RFC
+// 7523 section 3): its issuer identifier, or else its token endpoint. It is empty
+// only where neither is configured.
+func (p *Provider) audience() string { return cmp.Or(p.issuer, p.configured[TokenEndpoint]) }
+
 // Endpoint returns the URL of an endpoint: the configured one, or else that of
-// the provider's metadata, for which it may block until ctx ends.
+// the provider's metadata, for which it may block until ctx ends. Its error wraps
+// [errors.ErrUnsupported] where there is none.
 func (p *Provider) Endpoint(ctx context.Context, endpoint Endpoint) (string, error) {
 	if text := p.configured[endpoint]; text != "" {
 		return text, nil
 	}
 	if p.issuer == "" {
-		return "", fmt.Errorf("provider %q: no %s is configured, and no issuer to discover it", p.name, endpoint)
+		return "", fmt.Errorf("provider %q: no %s is configured, and no issuer to discover it: %w", p.name, endpoint, errors.ErrUnsupported)
 	}
 	found, err := p.metadata.get(ctx)
 	if err != nil {
@@ -151,7 +177,7 @@ func (p *Provider) Endpoint(ctx context.Context, endpoint Endpoint) (string, err
 	}
 	text, ok := found[endpoint]
 	if !ok {
-		return "", fmt.Errorf("provider %q: its metadata names no %s", p.name, endpoint)
+		return "", fmt.Errorf("provider %q: its metadata names no %s: %w", p.name, endpoint, errors.ErrUnsupported)
 	}
 	return text, nil
 }

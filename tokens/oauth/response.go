@@ -29,10 +29,14 @@ type ResponseError struct {
 	// Status is the HTTP status.
 	Status int
 	// Code is the error code, if it is one that is known: those of RFC 6749
-	// section 5.2, invalid_target and unsupported_token_type.
+	// section 5.2, invalid_target, invalid_token, access_denied and
+	// unsupported_token_type.
 	Code string
 
 	retryAfter time.Duration
+	// aboutCaller is whether it may be about the caller on whose behalf a token
+	// was asked for: others may get theirs.
+	aboutCaller bool
 }
 
 // Error implements error.
@@ -48,9 +52,10 @@ func (e *ResponseError) Error() string {
 func (e *ResponseError) RetryAfter() time.Duration { return e.retryAfter }
 
 // tokenError reduces the error of a token request to what may be logged, and
-// says whether it is permanent. The errors of x/oauth2 quote what the provider
-// sent, so none is passed on.
-func tokenError(err error) error {
+// says whether it is permanent, or about the caller's token: that is what
+// subjectCodes mean. The errors of x/oauth2 quote what the provider sent, so none
+// is passed on.
+func tokenError(err error, subjectCodes []string) error {
 	var (
 		permanent *tokens.PermanentError
 		refused   *oauth2.RetrieveError
@@ -60,10 +65,19 @@ func tokenError(err error) error {
 	case errors.As(err, &permanent), errors.Is(err, errExpiresIn):
 		return err
 	case errors.As(err, &refused):
-		return refusal(&ResponseError{
-			Status: refused.Response.StatusCode, Code: knownCode(refused.ErrorCode),
+		response := &ResponseError{
+			Status: refused.Response.StatusCode,
+			// Some token endpoints have these two of RFC 6750 section 3.1 and RFC
+			// 6749 section 4.1.2.1 for a token that they do not take, and for a
+			// client that may not do this.
+			Code:       knownCode(refused.ErrorCode, "invalid_token", "access_denied"),
 			retryAfter: retryAfter(refused.Response.Header, time.Now()),
-		})
+		}
+		if response.understood() && slices.Contains(subjectCodes, response.Code) {
+			return &tokens.SubjectError{Err: response}
+		}
+		response.aboutCaller = len(subjectCodes) > 0 && response.understood() && !response.aboutClient()
+		return refusal(response)
 	case errors.As(err, &exchange):
 		return exchangeError(exchange)
 	}
@@ -77,20 +91,31 @@ func refusal(response *ResponseError) error {
 	switch status := response.Status; {
 	case status >= 300 && status < 400:
 		return &tokens.PermanentError{Err: fmt.Errorf("redirects are not followed: %w", response)}
-	case status >= 400 && status < 500 && status != http.StatusTooManyRequests && response.Code != "":
+	case response.understood():
 		return &tokens.PermanentError{Err: response}
 	}
 	return response
 }
 
-// knownCode returns code if it is one of RFC 6749 section 5.2 or RFC 8707
-// section 2, and nothing otherwise: any other text is the provider's own.
-func knownCode(code string) string {
+// understood reports whether the provider understood the request and refused it.
+func (e *ResponseError) understood() bool {
+	return e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests && e.Code != ""
+}
+
+// aboutClient reports whether the provider refused our client or its grant, and so
+// whoever asks.
+func (e *ResponseError) aboutClient() bool {
+	return slices.Contains([]string{"invalid_client", "unauthorized_client", "unsupported_grant_type"}, e.Code)
+}
+
+// knownCode returns code if it is one of RFC 6749 section 5.2, RFC 8707 section 2
+// or more, and nothing otherwise: any other text is the provider's own.
+func knownCode(code string, more ...string) string {
 	known := []string{
 		"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
 		"unsupported_grant_type", "invalid_scope", "invalid_target",
 	}
-	if slices.Contains(known, code) {
+	if slices.Contains(known, code) || slices.Contains(more, code) {
 		return code
 	}
 	return ""

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -67,6 +68,19 @@ func (t cappedTransport) RoundTrip(request *http.Request) (*http.Response, error
 	}
 	response.Body = http.MaxBytesReader(nil, response.Body, t.limit)
 	return response, nil
+}
+
+// headerTransport adds a header to the requests of a client that cannot.
+type headerTransport struct {
+	next   http.RoundTripper
+	header http.Header
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t headerTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	maps.Copy(request.Header, t.header)
+	return t.next.RoundTrip(request)
 }
 
 var errBroken = errors.New("the connection broke, or the answer is not HTTP")

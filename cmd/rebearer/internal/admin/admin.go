@@ -15,7 +15,9 @@ import (
 	"strings"
 
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
+	"github.com/rebearer/rebearer/envoy/secrets"
 	"github.com/rebearer/rebearer/tokens"
+	"github.com/rebearer/rebearer/tokens/oauth"
 )
 
 // Config is what the API works on.
@@ -23,6 +25,14 @@ type Config struct {
 	// Credentials returns those in use, by name. It is called for every
 	// request and must be safe for concurrent use.
 	Credentials func() map[string]*tokens.Credential
+	// Details returns what a credential does not know of itself. It must be safe
+	// for concurrent use. Nil means that nothing is known.
+	Details func(credential string) Details
+	// Envoys returns the Envoys that are connected for secrets. It must be safe
+	// for concurrent use. Nil means that there are none.
+	Envoys func() []secrets.NodeStatus
+	// Simulation allows to void tokens.
+	Simulation bool
 	// Level is the log level that the API shows and sets.
 	Level *slog.LevelVar
 	// Logger gets a line for every change.
@@ -36,6 +46,17 @@ type Config struct {
 	Address string
 }
 
+// Details are what a credential does not know of itself.
+type Details struct {
+	// Bypass is whether every request fetches a token.
+	Bypass bool
+	// Clients is the health of its clients, in their order.
+	Clients []oauth.MemberHealth
+	// Unsaved is why its refresh token could not be written; nil if it was, or if
+	// there is none.
+	Unsaved error
+}
+
 // maxBody bounds a request's body, in bytes.
 const maxBody = 64 << 10
 
@@ -47,6 +68,8 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("POST /v1/flush", a.flush)
 	mux.HandleFunc("POST /v1/credentials/{name}/pause", a.pause)
 	mux.HandleFunc("POST /v1/credentials/{name}/resume", a.resume)
+	mux.HandleFunc("POST /v1/credentials/{name}/void", a.void)
+	mux.HandleFunc("GET /v1/envoys", a.envoys)
 	mux.HandleFunc("GET /v1/log-level", a.level)
 	mux.HandleFunc("PUT /v1/log-level", a.setLevel)
 	return a.guard(mux)
@@ -111,7 +134,7 @@ func (a *api) list(w http.ResponseWriter, _ *http.Request) {
 	all := a.cfg.Credentials()
 	answer := List{Credentials: make([]Credential, 0, len(all))}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		answer.Credentials = append(answer.Credentials, describe(all[name].Status()))
+		answer.Credentials = append(answer.Credentials, a.describe(all[name]))
 	}
 	reply(w, answer)
 }
@@ -169,7 +192,37 @@ func (a *api) change(w http.ResponseWriter, r *http.Request, what string, do fun
 	}
 	do(one)
 	a.cfg.Logger.Info("admin: change", slog.String("change", what), slog.String("credential", one.Name()))
-	reply(w, describe(one.Status()))
+	reply(w, a.describe(one))
+}
+
+// void has the next request meet a dead token.
+func (a *api) void(w http.ResponseWriter, r *http.Request) {
+	if !a.cfg.Simulation {
+		fail(w, http.StatusForbidden, "simulations are off: they need server.admin.allow_simulation: true and a restart, and are not for production")
+		return
+	}
+	all := a.cfg.Credentials()
+	one, ok := all[r.PathValue("name")]
+	if !ok {
+		unknown(w, r.PathValue("name"), all)
+		return
+	}
+	if err := one.Void(); err != nil {
+		fail(w, http.StatusConflict, err.Error())
+		return
+	}
+	a.cfg.Logger.Warn("admin: simulation", slog.String("change", "void"), slog.String("credential", one.Name()))
+	reply(w, a.describe(one))
+}
+
+func (a *api) envoys(w http.ResponseWriter, _ *http.Request) {
+	answer := Envoys{Envoys: []Envoy{}}
+	if a.cfg.Envoys != nil {
+		for _, node := range a.cfg.Envoys() {
+			answer.Envoys = append(answer.Envoys, describeEnvoy(node))
+		}
+	}
+	reply(w, answer)
 }
 
 func (a *api) level(w http.ResponseWriter, _ *http.Request) {

@@ -167,8 +167,8 @@ func TestList(t *testing.T) {
 		t.Fatalf("got %+v", got)
 	}
 	want := admin.List{Credentials: []admin.Credential{
-		{Name: "orders", Provider: "shop", State: "none", Trials: 5},
-		{Name: "stock", Provider: "shop", State: "none", Trials: 5},
+		{Name: "orders", Provider: "shop", State: "none", Cache: "cached", Trials: 5},
+		{Name: "stock", Provider: "shop", State: "none", Cache: "cached", Trials: 5},
 	}}
 	if diff := cmp.Diff(want, before); diff != "" {
 		t.Errorf("before (-want +got):\n%s", diff)
@@ -211,7 +211,7 @@ func TestListShowsFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := admin.List{Credentials: []admin.Credential{
-		{Name: "broken", State: "none", Trials: 5, Failures: 1, Error: "status 401, error invalid_client"},
+		{Name: "broken", State: "none", Cache: "cached", Trials: 5, Failures: 1, Error: "status 401, error invalid_client"},
 	}}
 	if diff := cmp.Diff(want, list); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -381,7 +381,9 @@ func TestProblems(t *testing.T) {
 		t.Errorf("an unknown path: got %d", got.status)
 	}
 	// A GET must not change anything.
-	for _, path := range []string{"/v1/flush", "/v1/credentials/orders/pause", "/v1/credentials/orders/resume"} {
+	for _, path := range []string{
+		"/v1/flush", "/v1/credentials/orders/pause", "/v1/credentials/orders/resume", "/v1/credentials/orders/void",
+	} {
 		if got := f.ask(t, request{method: "GET", path: path}); got.status != http.StatusMethodNotAllowed {
 			t.Errorf("GET %s: got %d", path, got.status)
 		}

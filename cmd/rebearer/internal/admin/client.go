@@ -55,6 +55,12 @@ func (c *Client) Resume(ctx context.Context, name string) (Credential, error) {
 	return c.change(ctx, name, "resume")
 }
 
+// Void has the next request meet a dead token, and returns the credential's
+// state.
+func (c *Client) Void(ctx context.Context, name string) (Credential, error) {
+	return c.change(ctx, name, "void")
+}
+
 func (c *Client) change(ctx context.Context, name, verb string) (Credential, error) {
 	var answer Credential
 	return answer, c.do(ctx, http.MethodPost, "/v1/credentials/"+url.PathEscape(name)+"/"+verb, struct{}{}, &answer)

@@ -5,6 +5,8 @@
 //	POST /v1/flush                       {"credential": "orders"} or {"all": true}
 //	POST /v1/credentials/NAME/pause      no token requests until resumed
 //	POST /v1/credentials/NAME/resume
+//	POST /v1/credentials/NAME/void       simulate a dead token; off by default
+//	GET  /v1/envoys                      who is given tokens (delivery: push)
 //	GET  /v1/log-level
 //	PUT  /v1/log-level                   {"level": "debug"}
 //

@@ -57,21 +57,9 @@ type Caller struct {
 	RequiredClaims []string `yaml:"required_claims"`
 	// Client is our client at the provider, which introspects. Required where
 	// tokens are introspected, and only there.
-	Client *CallerClient `yaml:"client"`
+	Client *ClientIdentity `yaml:"client"`
 	// Introspection says how often the provider is asked.
 	Introspection Introspection `yaml:"introspection"`
-}
-
-// CallerClient is our client at the provider that issues callers' tokens.
-type CallerClient struct {
-	// ID is the client's identifier. Required.
-	ID string `yaml:"id"`
-	// SecretFile is the file of the client's secret; see [ReadSecret].
-	// Required.
-	SecretFile string `yaml:"secret_file" file:"secret"`
-	// AuthMethod is how the client proves who it is: client_secret_basic or
-	// client_secret_post. Default client_secret_basic.
-	AuthMethod AuthMethod `yaml:"auth_method"`
 }
 
 // Introspection says how often a provider is asked about tokens.
@@ -122,6 +110,8 @@ func (c Caller) checkIntrospection(r *report, at string) {
 		}
 	}
 	switch {
+	case c.Client != nil && c.Client.AuthMethod == NoClientAuth:
+		r.fail(join(client, "auth_method"), "none is not possible: a provider answers only clients that prove who they are (RFC 7662 section 2.1)")
 	case c.Client != nil:
 		c.Client.check(r, client)
 	case introspects:
@@ -130,13 +120,6 @@ func (c Caller) checkIntrospection(r *report, at string) {
 	within(r, join(introspection, "ttl"), c.Introspection.TTL, minIntrospectionTTL, maxIntrospectionTTL)
 	within(r, join(introspection, "inactive_ttl"), c.Introspection.InactiveTTL, minIntrospectionTTL, maxInactiveTTL)
 	within(r, join(introspection, "rate"), c.Introspection.Rate, 1, maxIntrospections)
-}
-
-func (c CallerClient) check(r *report, at string) {
-	required(r, join(at, "id"), c.ID)
-	text(r, join(at, "id"), c.ID)
-	required(r, join(at, "secret_file"), c.SecretFile)
-	oneOf(r, join(at, "auth_method"), c.AuthMethod, ClientSecretBasic, ClientSecretPost)
 }
 
 func (c Caller) checkAlgorithms(r *report, at string) {

@@ -33,6 +33,8 @@ type Config struct {
 	// Credentials say which backend tokens rebearer holds and how it gets
 	// them, by name. Default none.
 	Credentials map[string]Credential `yaml:"credentials"`
+	// Cache bounds what is held in memory.
+	Cache Memory `yaml:"cache"`
 	// Defaults apply to every entry that says nothing else.
 	Defaults Defaults `yaml:"defaults"`
 	// Policies say which callers may pass and which credential is sent, by
@@ -51,6 +53,22 @@ type Defaults struct {
 	// not have, at any depth, is taken from here. Lists and params are taken
 	// whole, not joined. What neither has is rebearer's own default.
 	Credential Credential `yaml:"credential"`
+}
+
+// Bounds of the cache: some thousand callers' tokens, and what no process has.
+const (
+	minCacheBytes = 1 << 20
+	maxCacheBytes = 1 << 40
+)
+
+// Memory bounds what is held in memory.
+type Memory struct {
+	// MaxBytes is how much the backend tokens of single callers may take, in
+	// bytes, from 1048576; beyond it those that were not used lately are
+	// dropped, and fetched again when they are. The tokens that rebearer gets
+	// in its own name are never dropped. A change needs a restart. Default
+	// 268435456 (256 MiB).
+	MaxBytes int64 `yaml:"max_bytes"`
 }
 
 // Load reads the configuration file at path and checks it, and the files it
@@ -92,6 +110,7 @@ func parse(data []byte, name string, withFiles bool) (*Config, error) {
 	cfg.check(problems)
 	if withFiles {
 		checkFiles(cfg.files, problems)
+		cfg.checkStateFolders(problems)
 	}
 	if err := problems.err(); err != nil {
 		return nil, err
@@ -117,6 +136,7 @@ func checkVersion(root *node, problems *report) bool {
 // check reports what the types cannot say.
 func (c *Config) check(r *report) {
 	c.Server.check(r, "server")
+	within(r, "cache.max_bytes", c.Cache.MaxBytes, minCacheBytes, maxCacheBytes)
 	for name, provider := range sorted(c.Providers) {
 		provider.check(r, r.name("providers", name))
 	}
@@ -130,22 +150,74 @@ func (c *Config) check(r *report) {
 	for name, credential := range sorted(c.Credentials) {
 		credential.check(r, r.name("credentials", name), c.Providers)
 	}
+	c.checkStateFiles(r)
 	for name, policy := range sorted(c.Policies) {
 		policy.check(r, r.name("policies", name), c)
 	}
-	c.Envoy.check(r, "envoy")
+	c.Envoy.check(r, "envoy", c.Policies)
+}
+
+// checkStateFiles reports credentials that would write over each other's refresh
+// tokens.
+func (c *Config) checkStateFiles(r *report) {
+	writers := c.stateFiles()
+	for name, credential := range sorted(c.Credentials) {
+		if credential.Grant != GrantRefreshToken || credential.TokenFile != "" || credential.RefreshToken == nil {
+			continue
+		}
+		if file := credential.RefreshToken.StateFile; file != "" && writers[file] != name {
+			r.fail(join(r.name("credentials", name), "refresh_token"), "the credential %s keeps its refresh token in %s too: each needs its own",
+				quote(writers[file]), file)
+		}
+	}
+}
+
+// checkStateFolders reports refresh tokens that could not be kept: a provider that
+// rotates them would lock rebearer out.
+func (c *Config) checkStateFolders(r *report) {
+	for file, name := range sorted(c.stateFiles()) {
+		if err := writable(filepath.Dir(file)); err != nil {
+			r.fail(join(r.name("credentials", name), "refresh_token.state_file"),
+				"its folder must be writable, since a provider may rotate the refresh token: %v", err)
+		}
+	}
+}
+
+// complete fills in the defaults that follow from other keys.
+func (c *Config) complete() {
+	for _, credential := range c.Credentials {
+		if t := credential.RefreshToken; t != nil && t.StateFile == "" {
+			t.StateFile = t.File
+		}
+	}
 }
 
 // Files returns the names of the files that the configuration refers to and
-// rebearer reads, sorted and each once; the configuration file itself and the
-// files that only Envoy reads are not among them.
+// that are read anew when they change, sorted and each once. The configuration
+// file itself, the files that only Envoy reads and those that rebearer itself
+// writes are not among them.
 func (c *Config) Files() []string {
+	written := c.stateFiles()
 	names := make([]string, 0, len(c.files))
 	for _, ref := range c.files {
-		names = append(names, ref.file)
+		if written[ref.file] == "" {
+			names = append(names, ref.file)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// stateFiles are the files that rebearer writes, each with the name of the
+// credential whose refresh token is there.
+func (c *Config) stateFiles() map[string]string {
+	files := map[string]string{}
+	for name, credential := range sorted(c.Credentials) {
+		if credential.Grant == GrantRefreshToken && credential.TokenFile == "" && credential.RefreshToken != nil {
+			files[credential.RefreshToken.StateFile] = name
+		}
+	}
+	return files
 }
 
 // sorted yields the entries of a map in the order of their names, so that the

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -9,71 +8,41 @@ import (
 	"time"
 )
 
-// Bounds of the cool-down. Below, it would not protect the provider; above, a
-// restart that follows a real 403 would be an outage again.
-const (
-	minCoolDown = time.Second
-	maxCoolDown = time.Hour
-)
-
-// Grant is how a backend token is got (RFC 6749 section 4).
-type Grant string
-
-// The grants. Only client credentials are supported yet.
-const (
-	// GrantClientCredentials is RFC 6749 section 4.4.
-	GrantClientCredentials Grant = "client_credentials"
-
-	grantTokenExchange Grant = "token_exchange"
-	grantJWTBearer     Grant = "jwt_bearer"
-	grantRefreshToken  Grant = "refresh_token"
-)
-
-// AuthMethod is how a client proves who it is (RFC 6749 section 2.3.1).
-type AuthMethod string
-
-// The client authentication methods.
-const (
-	// ClientSecretBasic sends id and secret in the Authorization header.
-	ClientSecretBasic AuthMethod = "client_secret_basic"
-	// ClientSecretPost sends id and secret in the request body.
-	ClientSecretPost AuthMethod = "client_secret_post"
-)
-
 // Cache is what is done with a token after the request that it was got for.
 type Cache string
 
-// The cache modes. Only cached is supported yet.
+// The cache modes.
 const (
 	// CacheCached keeps a token until it expires or is evicted.
 	CacheCached Cache = "cached"
-
-	cacheBypass Cache = "bypass"
+	// CacheBypass gets a token for every request. Only requests of the same
+	// instant share one.
+	CacheBypass Cache = "bypass"
 )
 
-// Action is what a rejection leads to.
-type Action string
-
-// The actions, each with all of the one before.
-const (
-	// ActionObserve counts and logs the rejection.
-	ActionObserve Action = "observe"
-	// ActionEvict evicts a dead token, so that the next request passes.
-	ActionEvict Action = "evict"
-	// ActionRetry has Envoy repeat the request with a fresh token.
-	ActionRetry Action = "retry"
-)
-
-// Credential is a client of ours at a provider, and how it gets a backend
-// token. What a credential does not say is taken from defaults.credential, and
-// what that does not say from the defaults named here.
+// Credential is a backend token that rebearer holds, and how it gets it. What a
+// credential does not say is taken from defaults.credential, and what that does
+// not say from the defaults named here.
 type Credential struct {
-	// Clients are the clients that may get the token. Exactly one: trying
-	// several in order is not supported yet.
+	// Clients are the clients that may get the token, tried in order: the next
+	// one where the provider of the one before is down or refuses it. Required,
+	// unless there is a token_file.
 	Clients []Client `yaml:"clients"`
-	// Grant is how the token is got. Default client_credentials, the only
-	// one yet.
+	// TokenFile is the file of a token that somebody else renews, instead of
+	// clients and a grant; see [ReadSecret]. It is read again when it changes.
+	// Default none.
+	TokenFile string `yaml:"token_file" file:"secret"`
+	// Grant is how the token is got: client_credentials, token_exchange,
+	// jwt_bearer or refresh_token. Default client_credentials.
 	Grant Grant `yaml:"grant"`
+	// TokenExchange goes with the grant of its name. Default as its keys say.
+	TokenExchange *TokenExchange `yaml:"token_exchange"`
+	// JWTBearer goes with the grant of its name: the assertion that we sign.
+	// Default none: the assertion is the caller's own token, and the backend's
+	// is on behalf of the caller.
+	JWTBearer *JWTBearer `yaml:"jwt_bearer"`
+	// RefreshToken goes with the grant of its name, which requires it.
+	RefreshToken *RefreshToken `yaml:"refresh_token"`
 	// Scopes are asked of the provider. Default none: the provider decides.
 	Scopes []string `yaml:"scopes"`
 	// Audience is sent as the parameter "audience". Default none.
@@ -88,24 +57,10 @@ type Credential struct {
 	// Expiry says how long a token is used.
 	Expiry Expiry `yaml:"expiry"`
 	// Cache says what is done with a token after the request that it was got
-	// for. Default cached, the only mode yet.
+	// for: cached or bypass. Default cached.
 	Cache Cache `yaml:"cache"`
 	// Rejection says what a backend's rejection leads to.
 	Rejection Rejection `yaml:"rejection"`
-}
-
-// Client is an OAuth client of ours.
-type Client struct {
-	// Provider is the name of the provider. Required.
-	Provider string `yaml:"provider"`
-	// ID is the client's identifier. Required.
-	ID string `yaml:"id"`
-	// SecretFile is the file of the client's secret; see [ReadSecret].
-	// Required.
-	SecretFile string `yaml:"secret_file" file:"secret"`
-	// AuthMethod is how the client proves who it is: client_secret_basic or
-	// client_secret_post. Default client_secret_basic.
-	AuthMethod AuthMethod `yaml:"auth_method"`
 }
 
 // Header is the request header that carries a backend token.
@@ -128,65 +83,75 @@ type Expiry struct {
 	// Margin is how long before its end a token is renewed, at most half of
 	// its lifetime. Zero means at its end. Default 30s.
 	Margin time.Duration `yaml:"margin"`
+	// Least is the least remaining life that a token must have to be given to
+	// a request. Less than Default and Max. Default 5s.
+	Least time.Duration `yaml:"least"`
+	// RefreshToken is the lifetime of a refresh token whose provider states
+	// none: none is kept for ever. More than 0. Default 12h.
+	RefreshToken time.Duration `yaml:"refresh_token"`
 }
 
-// Rejection says what a backend's rejection leads to.
-type Rejection struct {
-	// Action is what happens: observe, evict or retry. Default retry.
-	Action Action `yaml:"action"`
-	// Statuses are the HTTP statuses that are rejections: 401, 403 or both.
-	// The gRPC status 16 always is one. Default both.
-	Statuses []int `yaml:"statuses"`
-	// Methods are the HTTP methods that may be retried, in capitals. A
-	// rejected request of another method evicts, and the caller is told to
-	// come again. Default none named: all may be retried.
-	Methods []string `yaml:"methods"`
-	// CoolDown is how long after a probe that did not help no other is made
-	// for the same caller and route, and the time in which the credential's
-	// budget gains one token request. From 1s to 1h. Default 10s.
-	CoolDown time.Duration `yaml:"cool_down"`
-	// Presets name rules for the answers of well-known systems. Default
-	// none; none are supported yet.
-	Presets []string `yaml:"presets"`
-}
+// Bypasses says that every request gets a token of its own.
+func (c Credential) Bypasses() bool { return c.TokenFile == "" && c.Cache == CacheBypass }
 
 func (c Credential) check(r *report, at string, providers map[string]Provider) {
-	c.checkClients(r, join(at, "clients"), providers)
-	switch c.Grant {
-	case grantTokenExchange, grantJWTBearer, grantRefreshToken:
-		r.fail(join(at, "grant"), "%s is not supported yet: only %s is", c.Grant, GrantClientCredentials)
-	default:
-		oneOf(r, join(at, "grant"), c.Grant, GrantClientCredentials)
-	}
-	c.checkRequest(r, at)
-	c.Header.check(r, join(at, "header"), "name")
-	positive(r, join(at, "expiry.default"), c.Expiry.Default)
-	positive(r, join(at, "expiry.max"), c.Expiry.Max)
-	if c.Cache == cacheBypass {
-		r.fail(join(at, "cache"), "%s is not supported yet: only %s is", c.Cache, CacheCached)
+	if c.TokenFile == "" {
+		c.checkClients(r, join(at, "clients"), providers)
+		c.checkGrant(r, at)
+		c.checkRequest(r, at)
 	} else {
-		oneOf(r, join(at, "cache"), c.Cache, CacheCached)
+		c.checkStatic(r, at)
 	}
+	c.Header.check(r, join(at, "header"), "name")
+	c.Expiry.check(r, join(at, "expiry"))
+	oneOf(r, join(at, "cache"), c.Cache, CacheCached, CacheBypass)
 	c.Rejection.check(r, join(at, "rejection"))
+	for i, client := range c.Clients {
+		p, ok := providers[client.Provider]
+		switch introspect := join(at, "rejection.introspect"); {
+		case !c.Rejection.Introspect || c.TokenFile != "":
+		case ok && p.Issuer == "" && p.IntrospectionURL == "":
+			r.fail(introspect, "needs an introspection_url or an issuer at the provider of clients[%d]", i)
+		case client.AuthMethod == NoClientAuth:
+			r.fail(introspect, "needs another auth_method than none at clients[%d]: a provider answers only clients that prove who they are (RFC 7662 section 2.1)", i)
+		}
+	}
+}
+
+// checkStatic reports what asks a provider where there is none.
+func (c Credential) checkStatic(r *report, at string) {
+	for _, key := range []string{
+		"clients", "grant", "token_exchange", "jwt_bearer", "refresh_token",
+		"scopes", "audience", "resource", "params", "cache", "rejection.introspect",
+	} {
+		if r.has(join(at, key)) {
+			r.fail(join(at, key), "is not possible with token_file: no provider is asked for the token")
+		}
+	}
 }
 
 func (c Credential) checkClients(r *report, at string, providers map[string]Provider) {
-	switch len(c.Clients) {
-	case 0:
-		r.fail(at, "is required: name the one client that gets the token")
-	case 1:
-		c.Clients[0].check(r, item(at, 0), providers)
-	default:
-		r.fail(at, "failover is not supported yet: name exactly one client, not %d", len(c.Clients))
+	if len(c.Clients) == 0 {
+		r.fail(at, "is required: name the client that gets the token, or a token_file")
+	}
+	for i, client := range c.Clients {
+		client.check(r, item(at, i), providers)
+		if slices.ContainsFunc(c.Clients[:i], client.same) {
+			r.fail(item(at, i), "is there already: the same client at the same provider")
+		}
 	}
 }
 
-func (c Client) check(r *report, at string, providers map[string]Provider) {
-	lookUp(r, join(at, "provider"), "provider", c.Provider, providers)
-	required(r, join(at, "id"), c.ID)
-	text(r, join(at, "id"), c.ID)
-	required(r, join(at, "secret_file"), c.SecretFile)
-	oneOf(r, join(at, "auth_method"), c.AuthMethod, ClientSecretBasic, ClientSecretPost)
+// same says that another client is this one, however it proves itself.
+func (c Client) same(other Client) bool { return c.Provider == other.Provider && c.ID == other.ID }
+
+func (x Expiry) check(r *report, at string) {
+	positive(r, join(at, "default"), x.Default)
+	positive(r, join(at, "max"), x.Max)
+	positive(r, join(at, "refresh_token"), x.RefreshToken)
+	if shortest := min(x.Default, x.Max); shortest > 0 && x.Least >= shortest {
+		r.fail(join(at, "least"), "%v is not possible: tokens that live for %v would never be used", x.Least, shortest)
+	}
 }
 
 // scopePattern matches one scope (RFC 6749 section 3.3).
@@ -216,7 +181,8 @@ func (c Credential) checkRequest(r *report, at string) {
 			r.fail(param, "is not possible here: use scopes")
 		case "audience", "resource":
 			r.fail(param, "is not possible here: use %s", name)
-		case "client_secret", "client_assertion", "client_assertion_type", "client_id", "grant_type":
+		case "client_secret", "client_assertion", "client_assertion_type", "client_id", "grant_type",
+			"assertion", "subject_token", "subject_token_type", "requested_token_type", "refresh_token":
 			r.fail(param, "is not possible: rebearer sends it itself")
 		}
 	}
@@ -248,33 +214,5 @@ func (h Header) check(r *report, at, nameKey string) {
 	}
 	if h.Scheme != "" && !tokenPattern.MatchString(h.Scheme) {
 		r.fail(join(at, "scheme"), "%s is not a scheme: it is one word, such as Bearer", quote(h.Scheme))
-	}
-}
-
-func (j Rejection) check(r *report, at string) {
-	oneOf(r, join(at, "action"), j.Action, ActionObserve, ActionEvict, ActionRetry)
-	if len(j.Statuses) == 0 {
-		r.fail(join(at, "statuses"), "is empty: name 401, 403 or both")
-	}
-	for i, status := range j.Statuses {
-		if status != http.StatusUnauthorized && status != http.StatusForbidden {
-			r.fail(item(at+".statuses", i), "%d is not possible: it must be 401 or 403", status)
-		}
-		if slices.Contains(j.Statuses[:i], status) {
-			r.fail(item(at+".statuses", i), "%d is there already", status)
-		}
-	}
-	if j.Methods != nil && len(j.Methods) == 0 {
-		r.fail(join(at, "methods"), "is empty: to retry nothing say action: %s", ActionEvict)
-	}
-	r.list(join(at, "methods"), j.Methods)
-	for i, method := range j.Methods {
-		if method != "" && (!tokenPattern.MatchString(method) || strings.ToUpper(method) != method) {
-			r.fail(item(at+".methods", i), "%s is not a method: write it in capitals, such as POST", quote(method))
-		}
-	}
-	within(r, join(at, "cool_down"), j.CoolDown, minCoolDown, maxCoolDown)
-	if len(j.Presets) > 0 {
-		r.fail(join(at, "presets"), "is not supported yet: leave it out")
 	}
 }

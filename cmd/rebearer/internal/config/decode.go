@@ -45,6 +45,7 @@ func decodeConfig(root *node, dir string, r *report) *Config {
 	d.preset(cfg.Defaults.Credential)
 	d.structure(&rest, "", reflect.ValueOf(cfg).Elem())
 	cfg.files = d.files
+	cfg.complete()
 	return cfg
 }
 
@@ -89,8 +90,12 @@ func (d *decoder) value(n *node, path string, v reflect.Value) {
 		return
 	}
 	if v.Kind() == reflect.Pointer {
-		v.Set(d.fresh(v.Type().Elem()).Addr())
-		v = v.Elem()
+		pointed := d.fresh(v.Type().Elem())
+		if !v.IsNil() {
+			pointed.Set(v.Elem())
+		}
+		v.Set(pointed.Addr())
+		v = pointed
 	}
 	want := scalarNode
 	switch v.Kind() {
@@ -264,10 +269,11 @@ func hint(key string, known []string) string {
 	return didYouMean(key, known)
 }
 
-// fieldsOf returns a struct's fields by the keys that the file uses.
+// fieldsOf returns a struct's fields by the keys that the file uses. Those of an
+// embedded struct are the struct's own.
 func fieldsOf(t reflect.Type) map[string]reflect.StructField {
 	fields := make(map[string]reflect.StructField, t.NumField())
-	for field := range t.Fields() {
+	for _, field := range reflect.VisibleFields(t) {
 		if key, ok := field.Tag.Lookup("yaml"); ok {
 			fields[key] = field
 		}

@@ -29,7 +29,13 @@
 //     can reach without proof of who they are, unless the file says
 //     insecure: true (gRPC) or is given a token (admin);
 //   - callers without audiences, symmetric algorithms, policies that name
-//     what does not exist.
+//     what does not exist;
+//   - grants that need a person (password, implicit, authorization code), keys
+//     of a client or grant beside a method or grant that does not use them, and
+//     tokens on behalf of callers where a request may have no caller;
+//   - regular expressions, JSON pointers and presets that are none;
+//   - delivery: push where Envoy by itself would check less than rebearer does,
+//     or where anybody could ask for the tokens: see [DeliveryPush].
 //
 // What is legal but worth a word is in [Config.Warnings].
 //
@@ -37,7 +43,9 @@
 //
 // A [Config] that [Load] or [Parse] returned is complete: every default is
 // filled in, every reference resolves, file names are joined with the folder
-// of the configuration file. It holds no secret; [ReadSecret] reads one where
-// it is used. It is read-only and safe for concurrent use; the values of one
+// of the configuration file. Only what another key makes meaningless may be
+// inherited from the defaults all the same, such as the grant of a credential
+// with a token_file. It holds no secret; [ReadSecret] reads one where it is
+// used. It is read-only and safe for concurrent use; the values of one
 // may share memory. No error of this package holds a secret's content.
 package config

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -36,13 +37,44 @@ const (
 	SlashesKeep EscapedSlashes = "keep"
 )
 
+// Shape is how a request comes to be sent again with another token.
+type Shape string
+
+// The values of shape.
+const (
+	// ShapeNested sends every try through a second listener inside Envoy, and
+	// so through the check again.
+	ShapeNested Shape = "nested"
+	// ShapeLean has one listener and costs less. It cannot retry uploads that
+	// are refused before they have ended, nor WebSockets.
+	ShapeLean Shape = "lean"
+)
+
 // maxTrustedHops is far above what anybody has.
 const maxTrustedHops = 100
+
+// Bounds of what Envoy sends again.
+const (
+	maxRetries  = 1_000_000
+	maxAttempts = 10
+)
+
+// envoyVersion matches a minor version or a patch of it.
+var envoyVersion = regexp.MustCompile(`^1\.[0-9]{1,2}(?:\.[0-9]+)?$`)
+
+// retryConditions matches a list of words.
+var retryConditions = regexp.MustCompile(`^[a-z0-9-]+(?:,[a-z0-9-]+)*$`)
 
 // Envoy says what `rebearer envoy` prints; nothing else reads it. How long
 // Envoy waits for rebearer, and about which answers it asks, follows from the
 // providers and credentials.
 type Envoy struct {
+	// Shape is nested or lean. Lean needs Envoy 1.37: older ones crash. Default
+	// nested.
+	Shape Shape `yaml:"shape"`
+	// Version is the oldest Envoy that will run what is printed, like "1.37".
+	// One that cannot is refused. Quote it. Default: any that can.
+	Version string `yaml:"version"`
 	// Addresses are where Envoy reaches rebearer's gRPC port: host:port each,
 	// or unix:///path, one for each replica. Default: server.grpc.address;
 	// see [Config.EnvoyAddresses].
@@ -61,6 +93,13 @@ type Envoy struct {
 	// the request can be retried; larger ones pass, but are not retried. In
 	// bytes, from 1 to 4294967295. Default 1048576 (1 MiB).
 	MaxBodyBytes int64 `yaml:"max_body_bytes"`
+	// MaxRetries is how many retries Envoy has under way at a time at most, for
+	// each backend. After a restart of a provider all requests in flight are
+	// retried at once; those above the bound get the answer of the first try.
+	// From 1 to 1000000. Default 10000.
+	MaxRetries int64 `yaml:"max_retries"`
+	// Retries are those that Envoy makes by itself. Default none.
+	Retries Retries `yaml:"retries"`
 	// HeadersWithUnderscores is what happens to a request header whose name
 	// holds an underscore: drop, reject (the request) or allow. Default drop,
 	// since some backends take authorization_ and the like for the header
@@ -76,6 +115,28 @@ type Envoy struct {
 	// AccessLog prints a line for each request on Envoy's standard output.
 	// Default false.
 	AccessLog bool `yaml:"access_log"`
+	// Istio is read with --target istio. Default none.
+	Istio *Istio `yaml:"istio"`
+	// EnvoyGateway is read with --target envoy-gateway. Default none.
+	EnvoyGateway *EnvoyGateway `yaml:"envoy_gateway"`
+}
+
+// Retries are those that Envoy makes by itself when a backend fails, beside those
+// that rebearer asks for.
+type Retries struct {
+	// Conditions are Envoy's (x-envoy-retry-on), parted by commas, as in
+	// "5xx,reset". Default none, which turns them off.
+	Conditions string `yaml:"conditions"`
+	// Attempts is how often a request is sent again at most, from 1 to 10.
+	// Default 1.
+	Attempts int64 `yaml:"attempts"`
+	// PerTryTimeout bounds the wait for the head of an answer to one try. The
+	// time in which rebearer decides about a rejection counts. Zero means that
+	// only route_timeout counts. Default 0s.
+	PerTryTimeout time.Duration `yaml:"per_try_timeout"`
+	// Hedge sends a further try when one has timed out, and takes the answer
+	// that comes first. It needs a per_try_timeout. Default false.
+	Hedge bool `yaml:"hedge"`
 }
 
 // EnvoyTLS is Envoy's side of the connection to rebearer. The files are on
@@ -96,7 +157,13 @@ type EnvoyTLS struct {
 	ServerName string `yaml:"server_name"`
 }
 
-func (e Envoy) check(r *report, at string) {
+func (e Envoy) check(r *report, at string, policies map[string]Policy) {
+	if e.Istio != nil {
+		e.Istio.check(r, join(at, "istio"), policies)
+	}
+	if e.EnvoyGateway != nil {
+		e.EnvoyGateway.check(r, join(at, "envoy_gateway"), policies)
+	}
 	for i, address := range e.Addresses {
 		here := item(at+".addresses", i)
 		address.check(r, here)
@@ -110,10 +177,29 @@ func (e Envoy) check(r *report, at string) {
 	if e.TLS != nil {
 		e.TLS.check(r, join(at, "tls"))
 	}
+	oneOf(r, join(at, "shape"), e.Shape, ShapeNested, ShapeLean)
+	if e.Version != "" && !envoyVersion.MatchString(e.Version) {
+		r.fail(join(at, "version"), "%s is not a version of Envoy: write it like \"1.37\"", quote(e.Version))
+	}
+	within(r, join(at, "max_retries"), e.MaxRetries, 1, maxRetries)
+	e.Retries.check(r, join(at, "retries"))
 	within(r, join(at, "max_body_bytes"), e.MaxBodyBytes, 1, math.MaxUint32)
 	within(r, join(at, "trusted_hops"), e.TrustedHops, 0, maxTrustedHops)
 	oneOf(r, join(at, "headers_with_underscores"), e.HeadersWithUnderscores, UnderscoresDrop, UnderscoresReject, UnderscoresAllow)
 	oneOf(r, join(at, "escaped_slashes"), e.EscapedSlashes, SlashesReject, SlashesUnescape, SlashesKeep)
+}
+
+func (t Retries) check(r *report, at string) {
+	if t.Conditions != "" && !retryConditions.MatchString(t.Conditions) {
+		r.fail(join(at, "conditions"), "%s is not a list of Envoy's conditions: write them like 5xx,reset", quote(t.Conditions))
+	}
+	within(r, join(at, "attempts"), t.Attempts, 1, maxAttempts)
+	if t.Hedge && t.PerTryTimeout == 0 {
+		r.fail(join(at, "hedge"), "needs a per_try_timeout")
+	}
+	if t.Conditions == "" && (t.PerTryTimeout != 0 || t.Hedge) {
+		r.fail(join(at, "conditions"), "is required beside per_try_timeout and hedge: without it nothing is sent again")
+	}
 }
 
 func (t EnvoyTLS) check(r *report, at string) {
@@ -152,4 +238,10 @@ func (c *Config) EnvoyAddresses() ([]Address, error) {
 		return nil, err
 	}
 	return slices.Clone(addresses), nil
+}
+
+// AnyAlgorithm reports whether tokens may be signed with every asymmetric
+// algorithm that there is, so that nothing has to look at it.
+func (c Caller) AnyAlgorithm() bool {
+	return !slices.ContainsFunc(asymmetricAlgorithms(), func(name string) bool { return !slices.Contains(c.Algorithms, name) })
 }

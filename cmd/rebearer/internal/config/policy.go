@@ -4,7 +4,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strings"
 )
 
 // DefaultPolicy is the name of the policy of a route that names none.
@@ -60,6 +59,13 @@ type Policy struct {
 	// Credential is the name of the credential whose token the backend gets.
 	// Required.
 	Credential string `yaml:"credential"`
+	// Cache is cached, which leaves it to the credential, or bypass, which
+	// gets a token for every request of this policy; not with a token_file.
+	// Default cached.
+	Cache Cache `yaml:"cache"`
+	// Delivery is how the token gets into the request: check or push. Default
+	// check.
+	Delivery Delivery `yaml:"delivery"`
 	// Forward says what the backend is told of the caller. Default nothing.
 	Forward Forward `yaml:"forward"`
 }
@@ -73,27 +79,6 @@ type TokenFrom struct {
 	Scheme string `yaml:"scheme"`
 	// Cookie is the cookie's name. The backend does not see this cookie.
 	Cookie string `yaml:"cookie"`
-}
-
-// Forward names the request headers that tell the backend who calls, in lower
-// case. Each that any policy names is taken out of every caller's own request.
-// Values are percent-encoded but for visible ASCII other than % and the comma;
-// several values of a claim are parted by commas, scopes by spaces.
-type Forward struct {
-	// Subject is the header of the token's subject. Access logs get the
-	// subject too where it is set. Default none.
-	Subject string `yaml:"subject"`
-	// Client is the header of the client id. Default none.
-	Client string `yaml:"client"`
-	// Scopes is the header of the token's scopes. Default none.
-	Scopes string `yaml:"scopes"`
-	// Claims are the headers of further claims, by the claims' names. Default
-	// none.
-	Claims map[string]string `yaml:"claims"`
-	// Token is the header of the caller's own token, with nothing before it
-	// but in authorization, where Bearer is. Default none: the backend does
-	// not see the caller's token.
-	Token string `yaml:"token"`
 }
 
 func (p Policy) check(r *report, at string, c *Config) {
@@ -114,11 +99,30 @@ func (p Policy) check(r *report, at string, c *Config) {
 	oneOf(r, join(at, "preflight"), p.Preflight, PreflightAllow, PreflightDeny)
 	p.checkRequirements(r, at)
 	credential, _ := lookUp(r, join(at, "credential"), "credential", p.Credential, c.Credentials)
+	p.checkOnBehalf(r, at, credential)
+	oneOf(r, join(at, "cache"), p.Cache, CacheCached, CacheBypass)
+	if p.Cache == CacheBypass && credential.TokenFile != "" {
+		r.fail(join(at, "cache"), "%s is not possible with the credential %s: its token_file has one token for all requests", CacheBypass, quote(p.Credential))
+	}
+	oneOf(r, join(at, "delivery"), p.Delivery, DeliveryCheck, DeliveryPush)
+	if p.Delivery == DeliveryPush {
+		p.checkPush(r, at, c)
+	}
 	p.Forward.check(r, join(at, "forward"), credential.Header.Name)
 	if p.Forward.any() && c.Envoy.HeadersWithUnderscores == UnderscoresAllow {
 		r.fail(join(at, "forward"), "is not possible with envoy.headers_with_underscores: %s: "+
 			"a caller could send x_subject, which many backends take for x-subject", UnderscoresAllow)
 	}
+}
+
+// checkOnBehalf reports a policy whose callers may have no token that could be
+// shown to the provider.
+func (p Policy) checkOnBehalf(r *report, at string, credential Credential) {
+	if !credential.OnBehalfOf() || !p.Anonymous {
+		return
+	}
+	r.fail(join(at, "anonymous"), "is not possible with the credential %s, whose grant %s needs the caller's token",
+		quote(p.Credential), credential.Grant)
 }
 
 func (f TokenFrom) check(r *report, at string) {
@@ -188,58 +192,6 @@ func (p Policy) checkRequirements(r *report, at string) {
 	}
 }
 
-// headers are the headers by their keys.
-func (f Forward) headers() map[string]string {
-	headers := map[string]string{"subject": f.Subject, "client": f.Client, "scopes": f.Scopes, "token": f.Token}
-	for claim, header := range f.Claims {
-		headers["claims."+printable(claim)] = header
-	}
-	return headers
-}
-
-func (f Forward) any() bool {
-	for _, name := range f.headers() {
-		if name != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// check reports headers that mean something already. given is the one of the
-// backend token.
-func (f Forward) check(r *report, at, given string) {
-	taken := map[string]bool{given: true}
-	for key, name := range sorted(f.headers()) {
-		here := join(at, key)
-		switch {
-		case name == "" && strings.HasPrefix(key, "claims."):
-			r.fail(here, "is empty: name a header")
-		case name == "":
-		case taken[name]:
-			r.fail(here, "%s is in use already: every header tells one thing", quote(name))
-		case name == "authorization" && key != "token", reservedForBackends(name):
-			r.fail(here, "%s is not possible: the header has a meaning of its own", quote(name))
-		default:
-			Header{Name: name}.check(r, at, key)
-		}
-		taken[name] = true
-	}
-	if _, ok := f.Claims[""]; ok {
-		r.fail(join(at, "claims"), "a claim needs a name")
-	}
-}
-
-// reservedForBackends reports headers that backends take for something else than
-// the word of a gateway on who calls.
-func reservedForBackends(name string) bool {
-	names := []string{"cookie", "forwarded", "origin", "referer", "user-agent", "via", "x-request-id", "x-real-ip"}
-	prefixes := []string{"accept", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"}
-	return slices.Contains(names, name) || slices.ContainsFunc(prefixes, func(prefix string) bool {
-		return strings.HasPrefix(name, prefix)
-	})
-}
-
 // maxClaims bounds how many claims of a token are kept.
 const maxClaims = 32
 
@@ -262,8 +214,8 @@ func (c *Config) CallerClaims(caller string) []string {
 }
 
 // CheckHeaders returns the names of the request headers that rebearer must see
-// to decide, beside authorization, sorted: where tokens are, what tells a preflight from other
-// requests, and what form of answer the caller understands.
+// to decide, beside authorization, sorted: where tokens are, what tells a
+// preflight from other requests, and what form of answer the caller understands.
 func (c *Config) CheckHeaders() []string {
 	names := []string{"accept", "content-type"}
 	for _, p := range c.Policies {

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"time"
 	"unicode"
@@ -15,12 +17,15 @@ import (
 // policies: they travel in routes, paths and metric labels.
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
+// nameRule is namePattern in words.
+const nameRule = "must be at most 64 letters, digits, dots, underscores and hyphens, and start with a letter or digit"
+
 // name returns the path of a named entry, and reports a name that is not
 // possible.
 func (r *report) name(section, name string) string {
 	at := join(section, printable(name))
 	if !namePattern.MatchString(name) {
-		r.fail(at, "the name must be at most 64 letters, digits, dots, underscores and hyphens, and start with a letter or digit")
+		r.fail(at, "the name %s", nameRule)
 	}
 	return at
 }
@@ -79,6 +84,30 @@ func within[N time.Duration | int64](r *report, at string, value, least, most N)
 	if value < least || value > most {
 		r.fail(at, "%v is not possible: it must be from %v to %v", value, least, most)
 	}
+}
+
+// words lists values in a sentence: "a, b or c".
+func words[V any](values []V, last string) string {
+	var out strings.Builder
+	for i, v := range values {
+		switch {
+		case i > 0 && i == len(values)-1:
+			out.WriteString(" " + last + " ")
+		case i > 0:
+			out.WriteString(", ")
+		}
+		fmt.Fprint(&out, v)
+	}
+	return out.String()
+}
+
+// syntaxOf returns what is wrong with a regular expression.
+func syntaxOf(err error) string {
+	var bad *syntax.Error
+	if errors.As(err, &bad) {
+		return string(bad.Code) + ": " + quote(bad.Expr)
+	}
+	return "it cannot be read"
 }
 
 // item is the path of a list's entry.

@@ -21,6 +21,7 @@ const (
 	secretKind       = "secret"       // one line of text
 	certificatesKind = "certificates" // PEM, at least one certificate
 	keyKind          = "key"          // a private key
+	stateKind        = "state"        // written by rebearer itself, so it may be missing
 )
 
 // fileRef is a file that the configuration refers to.
@@ -41,6 +42,8 @@ func checkFiles(refs []fileRef, r *report) {
 
 func (ref fileRef) check() error {
 	switch ref.kind {
+	case stateKind:
+		return nil // it need not be there yet
 	case secretKind:
 		_, err := ReadSecret(ref.file)
 		return err
@@ -54,6 +57,16 @@ func (ref fileRef) check() error {
 		_, err := readFile(ref.file)
 		return err
 	}
+}
+
+// writable says why no file can be made in a folder. It tries, since nothing else
+// knows of mounts and security modules.
+func writable(folder string) error {
+	probe, err := os.CreateTemp(folder, ".rebearer-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // ReadSecret reads a secret or token from a file: one line of text, without

@@ -91,6 +91,44 @@ credentials:
 	}
 }
 
+// TestStateFiles: what rebearer writes itself may be missing, and is not read anew
+// when it changes.
+func TestStateFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeTestFile(t, filepath.Join(dir, "s"), "s3cr3t")
+	writeTestFile(t, filepath.Join(dir, "first"), "r3fr3sh")
+	writeTestFile(t, filepath.Join(dir, "only"), "r3fr3sh")
+	text := `version: 1
+providers: {shop: {issuer: "https://idp.example"}}
+x-c: &c {clients: [{provider: shop, id: a, secret_file: s}], grant: refresh_token}
+credentials:
+  kept: {<<: *c, refresh_token: {file: first, state_file: state}}
+  same: {<<: *c, refresh_token: {file: only}}
+`
+	writeTestFile(t, filepath.Join(dir, "rebearer.yaml"), text)
+	cfg, err := Load(filepath.Join(dir, "rebearer.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{filepath.Join(dir, "first"), filepath.Join(dir, "s")}, cfg.Files()); diff != "" {
+		t.Errorf("Files(): (-want +got)\n%s", diff)
+	}
+	if got, want := cfg.Credentials["same"].RefreshToken.StateFile, filepath.Join(dir, "only"); got != want {
+		t.Errorf("the state file of a credential that names none is %s, want %s", got, want)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".rebearer-*")); err != nil || len(left) > 0 {
+		t.Errorf("%q were left behind, %v", left, err)
+	}
+	writeTestFile(t, filepath.Join(dir, "rebearer.yaml"), text+"  lost: {<<: *c, refresh_token: {file: first, state_file: first/state}}\n")
+	_, err = Load(filepath.Join(dir, "rebearer.yaml"))
+	const want = "DIR/rebearer.yaml:7:59: credentials.lost.refresh_token.state_file: its folder must be writable, " +
+		"since a provider may rotate the refresh token: open DIR/first/.rebearer-"
+	if got := strings.ReplaceAll(errorText(err), dir, "DIR"); !strings.HasPrefix(got, want) {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
 // TestLoadRefusesFiles: what is wrong with files is told together with what is
 // wrong with values.
 func TestLoadRefusesFiles(t *testing.T) {

@@ -27,6 +27,11 @@ type GRPC struct {
 	// loopback and unix sockets needs tls with client_ca_file and peers, or
 	// insecure: true.
 	Address Address `yaml:"address"`
+	// SocketMode is the permissions of a unix socket, in octal and quoted:
+	// "0660" lets the group call too, which Envoy needs where it runs as another
+	// user. Whoever may write to the socket may call. Default what the process's
+	// umask leaves: as a rule the same user only.
+	SocketMode string `yaml:"socket_mode"`
 	// TLS is what rebearer presents and asks of its peers. Default none:
 	// plain text.
 	TLS *ServerTLS `yaml:"tls"`
@@ -63,6 +68,10 @@ type Admin struct {
 	// TokenFile is the file of the bearer token that guards changes, and off
 	// loopback everything. Default none, which only loopback allows.
 	TokenFile string `yaml:"token_file" file:"secret"`
+	// AllowSimulation lets operators put a token that no backend accepts in place
+	// of the one that is held, to see that the retry works: not for production.
+	// Default false.
+	AllowSimulation bool `yaml:"allow_simulation"`
 }
 
 // Address is where something listens: host:port, or unix:///path of a socket.
@@ -174,8 +183,24 @@ func (a Address) checkTCP(r *report, at string) bool {
 	return a.check(r, at)
 }
 
+// socketMode matches permissions in octal. Those of everybody are not possible:
+// any process of the machine could call.
+var socketMode = regexp.MustCompile(`^0[0-7]{2}0$`)
+
+func (g GRPC) checkSocketMode(r *report, at string) {
+	network, _ := g.Address.Network()
+	switch {
+	case g.SocketMode == "":
+	case network != "unix":
+		r.fail(at, "is not possible: server.grpc.address is no unix socket")
+	case !socketMode.MatchString(g.SocketMode):
+		r.fail(at, "%s is not possible: write it like \"0660\", and nothing for everybody", quote(g.SocketMode))
+	}
+}
+
 func (g GRPC) check(r *report, at string) {
 	ok := g.Address.check(r, join(at, "address"))
+	g.checkSocketMode(r, join(at, "socket_mode"))
 	clientCA := g.TLS != nil && g.TLS.ClientCAFile != ""
 	if g.TLS != nil {
 		required(r, join(at, "tls.cert_file"), g.TLS.CertFile)

@@ -24,32 +24,44 @@ type Connection struct {
 	Err error
 }
 
-// Connect loads the signing keys of every caller and fetches one token for
-// every credential, and returns what came of each, callers first. It blocks for
-// as long as the providers may take. The error is one of the configuration.
+// Check reports what only shows when a configuration is put together, such as a
+// key that does not fit its algorithm. It asks no provider.
+func Check(cfg *config.Config) error {
+	return withGraph(cfg, func(*graph) {})
+}
+
+// Connect loads the signing keys of every caller and fetches one token with
+// every client of every credential, and returns what came of each, callers
+// first. It blocks for as long as the providers may take. The error is one of
+// the configuration.
 func Connect(ctx context.Context, cfg *config.Config) ([]Connection, error) {
-	cache, err := tokens.NewCache(maxEntries)
+	var results []Connection
+	err := withGraph(cfg, func(g *graph) {
+		for _, name := range slices.Sorted(maps.Keys(g.callers)) {
+			results = append(results, g.callers[name].connect(ctx, name))
+		}
+		for _, name := range slices.Sorted(maps.Keys(g.credentials)) {
+			results = append(results, g.credentials[name].connect(ctx, name)...)
+		}
+	})
+	return results, err
+}
+
+// withGraph builds what cfg describes, beside any service, and closes it after
+// do.
+func withGraph(cfg *config.Config, do func(*graph)) error {
+	cache, err := tokens.NewCache(tokens.MinCacheBytes)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer cache.Close()
-	p := parts{
-		logger: slog.New(slog.DiscardHandler), cache: cache,
-		measure: func(source tokens.Source, _ string) tokens.Source { return source },
-	}
-	g, err := p.build(cfg, nil)
+	g, err := parts{logger: slog.New(slog.DiscardHandler), cache: cache}.build(cfg, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer g.close(nil)
-	var results []Connection
-	for _, name := range slices.Sorted(maps.Keys(g.callers)) {
-		results = append(results, g.callers[name].connect(ctx, name))
-	}
-	for _, name := range slices.Sorted(maps.Keys(g.credentials)) {
-		results = append(results, g.credentials[name].connect(ctx, name))
-	}
-	return results, nil
+	do(g)
+	return nil
 }
 
 func (v *verifier) connect(ctx context.Context, name string) Connection {
@@ -78,19 +90,43 @@ func (v *verifier) connect(ctx context.Context, name string) Connection {
 // madeUpToken is shown to a provider to see whether it answers our client.
 const madeUpToken = "rebearer-asks-whether-it-may-ask" //nolint:gosec // it is no secret
 
-func (n *credential) connect(ctx context.Context, name string) Connection {
-	ctx, cancel := context.WithTimeout(ctx, n.provider.cfg.Timeout)
+// connect fetches a token with each of the clients: the later ones are those that
+// nobody tries before they are needed.
+func (n *credential) connect(ctx context.Context, name string) []Connection {
+	if n.cfg.TokenFile != "" {
+		token, err := config.ReadSecret(n.cfg.TokenFile)
+		c := Connection{Kind: "credential", Name: name, Err: err}
+		if err == nil {
+			c.Detail = "token of " + n.cfg.TokenFile + ", fingerprint " + string(tokens.FingerprintOf(token.Reveal()))
+		}
+		return []Connection{c}
+	}
+	results := make([]Connection, len(n.members))
+	for i, m := range n.members {
+		c := Connection{Kind: "credential", Name: name}
+		if len(n.members) > 1 {
+			c.Name += " at " + n.cfg.Clients[i].Provider
+		}
+		c.Detail, c.Err = m.connect(ctx)
+		results[i] = c
+	}
+	return results
+}
+
+// connect fetches one token, and describes it.
+func (m member) connect(ctx context.Context) (string, error) {
+	if m.source.OnBehalf() {
+		return "not asked: tokens are on behalf of callers", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.provider.cfg.Timeout)
 	defer cancel()
-	c := Connection{Kind: "credential", Name: name}
-	grant, err := n.source.Grant(ctx, tokens.GrantRequest{})
+	grant, err := m.source.Grant(ctx, tokens.GrantRequest{})
 	if err != nil {
-		c.Err = err
-		return c
+		return "", err
 	}
 	life := "states no expiry"
 	if grant.ExpiresIn > 0 {
 		life = fmt.Sprintf("expires in %v", grant.ExpiresIn.Round(time.Second))
 	}
-	c.Detail = fmt.Sprintf("Bearer token, %s, fingerprint %s", life, tokens.FingerprintOf(grant.AccessToken.Reveal()))
-	return c
+	return fmt.Sprintf("Bearer token, %s, fingerprint %s", life, tokens.FingerprintOf(grant.AccessToken.Reveal())), nil
 }

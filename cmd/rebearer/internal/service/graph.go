@@ -9,14 +9,14 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
-	"github.com/rebearer/rebearer/envoy/hook"
+	"github.com/rebearer/rebearer/cmd/rebearer/internal/telemetry"
+	"github.com/rebearer/rebearer/envoy/secrets"
 	"github.com/rebearer/rebearer/extauthz"
 	"github.com/rebearer/rebearer/extauthz/caller"
 	"github.com/rebearer/rebearer/tokens"
@@ -31,42 +31,30 @@ type graph struct {
 	callers     map[string]*verifier
 	credentials map[string]*credential
 	policies    []extauthz.Policy
+	hashes      []string       // of Envoy's configurations; none are not compared
 	loading     sync.WaitGroup // first loads of key sets
 	loaded      atomic.Bool    // they are over, with whatever result
 }
 
 // The nodes of a graph know what they were built from, so that the next graph
 // can tell whether it may keep them.
-type (
-	provider struct {
-		*oauth.Provider
-		cfg  config.Provider
-		file string // digest of the CA file
-		keys *caller.KeySet
-	}
-	verifier struct {
-		caller.Verifier
-		cfg      config.Caller
-		claims   []string // that policies look at
-		provider *provider
-		asks     *oauth.Introspector // nil unless it introspects
-	}
-	credential struct {
-		*tokens.Credential
-		cfg      config.Credential
-		provider *provider
-		source   tokens.Source
-		target   hook.Target
-	}
-)
+type provider struct {
+	*oauth.Provider
+	cfg  config.Provider
+	file string // digest of the CA file
+	keys *caller.KeySet
+}
 
 // parts are what graphs are built with.
 type parts struct {
-	logger  *slog.Logger
-	cache   *tokens.Cache
-	measure func(source tokens.Source, provider string) tokens.Source
-	observe tokens.Observer
-	revoked *caller.Revocations // of all graphs; nil for none
+	logger   *slog.Logger
+	cache    *tokens.Cache
+	requests *telemetry.Requests // nil measures nothing
+	observe  tokens.Observer
+	// publisher makes what is told of a credential's tokens, given its name and
+	// scheme; nil if nobody is.
+	publisher func(credential, scheme string) *secrets.Publisher
+	revoked   *caller.Revocations // of all graphs; nil for none
 }
 
 // build makes the graph of cfg, and keeps from old, which may be nil, what did
@@ -144,157 +132,6 @@ func digest(name string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (p parts) addCaller(g, old *graph, name string, cfg config.Caller) error {
-	from, ok := g.providers[cfg.Provider]
-	if !ok {
-		return fmt.Errorf("callers.%s: no provider %q", name, cfg.Provider)
-	}
-	claims := g.cfg.CallerClaims(name)
-	if o := old.callers[name]; o != nil && reflect.DeepEqual(o.cfg, cfg) && slices.Equal(o.claims, claims) && o.provider == from {
-		g.callers[name] = o
-		return nil
-	}
-	made := &verifier{cfg: cfg, claims: claims, provider: from}
-	if err := p.makeVerifier(made, p.logger.With(slog.String("caller_tokens", name))); err != nil {
-		return fmt.Errorf("callers.%s: %w", name, err)
-	}
-	g.callers[name] = made
-	return nil
-}
-
-// makeVerifier makes what v is configured for.
-func (p parts) makeVerifier(v *verifier, logger *slog.Logger) error {
-	var (
-		signed *caller.JWT
-		asked  *caller.Opaque
-		err    error
-	)
-	if v.readsJWTs() {
-		signed, err = caller.NewJWT(v.provider.keys, caller.JWTConfig{
-			Issuer: v.provider.Issuer(), Audiences: v.cfg.Audiences, Algorithms: v.cfg.Algorithms, ClockSkew: v.cfg.ClockSkew,
-			Required: v.cfg.RequiredClaims, Claims: v.claims, Revocations: p.revoked,
-		})
-		v.Verifier = signed
-	}
-	if err == nil && v.cfg.Tokens != config.TokensJWT {
-		asked, err = p.newOpaque(v, logger)
-	}
-	switch {
-	case err != nil:
-	case signed == nil:
-		v.Verifier = asked
-	case asked != nil:
-		v.Verifier, err = caller.NewJWTThenIntrospect(signed, asked, logger)
-	}
-	if err == nil {
-		return nil
-	}
-	if signed != nil {
-		signed.Close()
-	}
-	if asked != nil {
-		asked.Close()
-	}
-	return err
-}
-
-// readsJWTs reports whether the provider's keys are needed.
-func (v *verifier) readsJWTs() bool { return v.cfg.Tokens != config.TokensOpaque }
-
-// newOpaque makes the part of v that introspects. What a JWT says is checked
-// there; the answer need not say it again.
-func (p parts) newOpaque(v *verifier, logger *slog.Logger) (*caller.Opaque, error) {
-	client := v.cfg.Client
-	asks, err := oauth.NewIntrospector(v.provider.Provider, oauth.Client{
-		ID:         client.ID,
-		Secret:     func() (tokens.Secret, error) { return config.ReadSecret(client.SecretFile) },
-		AuthMethod: oauth.AuthMethod(client.AuthMethod),
-	})
-	if err != nil {
-		return nil, err
-	}
-	v.asks = asks
-	cfg := caller.OpaqueConfig{
-		Issuer: v.provider.Issuer(), ClockSkew: v.cfg.ClockSkew,
-		TTL: v.cfg.Introspection.TTL, InactiveTTL: v.cfg.Introspection.InactiveTTL, Rate: float64(v.cfg.Introspection.Rate),
-		Revocations: p.revoked,
-	}
-	if !v.readsJWTs() {
-		cfg.Audiences, cfg.Required, cfg.Claims = v.cfg.Audiences, v.cfg.RequiredClaims, v.claims
-	}
-	return caller.NewOpaque(asks, logger, cfg)
-}
-
-func (p parts) addCredential(g, old *graph, name string, cfg config.Credential) error {
-	client := cfg.Clients[0]
-	from, ok := g.providers[client.Provider]
-	if !ok {
-		return fmt.Errorf("credentials.%s: no provider %q", name, client.Provider)
-	}
-	if o := old.credentials[name]; o != nil && reflect.DeepEqual(o.cfg, cfg) && o.provider == from {
-		g.credentials[name] = o
-		return nil
-	}
-	source, key, err := newSource(from, cfg, client)
-	if err != nil {
-		return fmt.Errorf("credentials.%s: %w", name, err)
-	}
-	made, err := tokens.NewCredential(p.cache, tokens.Config{
-		Name: name, Provider: client.Provider, Key: name + "\x00" + key,
-		Source:   p.measure(source, client.Provider),
-		Timeout:  from.cfg.Timeout,
-		Expiry:   tokens.Expiry{Default: cfg.Expiry.Default, Max: cfg.Expiry.Max, Margin: cfg.Expiry.Margin},
-		Action:   action(cfg.Rejection.Action),
-		CoolDown: cfg.Rejection.CoolDown,
-		Observer: p.observe,
-	})
-	if err != nil {
-		return err
-	}
-	if o := old.credentials[name]; o != nil {
-		made.Adopt(o.Credential)
-	}
-	g.credentials[name] = &credential{
-		Credential: made, cfg: cfg, provider: from, source: source,
-		target: hook.Target{
-			Credential: made, Header: cfg.Header.Name, Scheme: cfg.Header.Scheme,
-			Statuses: cfg.Rejection.Statuses, Methods: cfg.Rejection.Methods,
-		},
-	}
-	return nil
-}
-
-// newSource makes the source of a credential's tokens, and what tells its
-// tokens from others.
-func newSource(from *provider, cfg config.Credential, client config.Client) (tokens.Source, string, error) {
-	var resources []string
-	if cfg.Resource != "" {
-		resources = []string{cfg.Resource}
-	}
-	source, err := oauth.NewClientCredentials(from.Provider, oauth.ClientConfig{
-		ID:         client.ID,
-		Secret:     func() (tokens.Secret, error) { return config.ReadSecret(client.SecretFile) },
-		AuthMethod: oauth.AuthMethod(client.AuthMethod),
-		Scopes:     cfg.Scopes, Audience: cfg.Audience, Resources: resources, Params: cfg.Params,
-	})
-	if err != nil {
-		return nil, "", err
-	}
-	key := source.Key()
-	return source, string(key[:]), nil
-}
-
-func action(a config.Action) tokens.Action {
-	switch a {
-	case config.ActionObserve:
-		return tokens.Observe
-	case config.ActionEvict:
-		return tokens.Evict
-	case config.ActionRetry:
-	}
-	return tokens.Retry
-}
-
 func (g *graph) addPolicy(name string, cfg config.Policy) error {
 	c, ok := g.credentials[cfg.Credential]
 	if !ok {
@@ -306,6 +143,7 @@ func (g *graph) addPolicy(name string, cfg config.Policy) error {
 			Scopes: cfg.Scopes, AnyScopes: cfg.AnyScopes, Clients: cfg.Clients, Claims: cfg.Claims,
 		},
 		Credential: c.Credential,
+		Bypass:     cfg.Cache == config.CacheBypass,
 		Header:     extauthz.Header{Name: c.cfg.Header.Name, Scheme: c.cfg.Header.Scheme},
 		Forward:    extauthz.Forward(cfg.Forward),
 	}
@@ -321,19 +159,6 @@ func (g *graph) addPolicy(name string, cfg config.Policy) error {
 	}
 	g.policies = append(g.policies, policy)
 	return nil
-}
-
-// group verifies the tokens of several callers.
-func (g *graph) group(names []string) (*caller.Group, error) {
-	var verifiers []caller.Verifier
-	for _, name := range names {
-		v, ok := g.callers[name]
-		if !ok {
-			return nil, fmt.Errorf("no caller %q", name)
-		}
-		verifiers = append(verifiers, v.Verifier)
-	}
-	return caller.NewGroup(verifiers...)
 }
 
 // close closes what g has and kept has not. A nil kept has nothing.
@@ -381,11 +206,58 @@ func (g *graph) tried() bool {
 		return false
 	}
 	for _, c := range g.credentials {
-		if s := c.Status(); s.Token.Generation == 0 && s.Failures == 0 && !s.Paused {
+		if s := c.Status(); !s.OnRequest && s.Token.Generation == 0 && s.Failures == 0 && !s.Paused {
 			return false
 		}
 	}
 	return true
+}
+
+// pushed are the publishers of the credentials whose tokens are handed to Envoy.
+func (g *graph) pushed() []*secrets.Publisher {
+	var pushed []*secrets.Publisher
+	for _, policy := range g.cfg.Policies {
+		if p := g.credentials[policy.Credential].publisher; policy.Delivery == config.DeliveryPush && p != nil {
+			pushed = append(pushed, p)
+		}
+	}
+	return pushed
+}
+
+// clients returns the state of every credential's clients.
+func (g *graph) clients() []telemetry.ClientState {
+	var list []telemetry.ClientState
+	for _, name := range slices.Sorted(maps.Keys(g.credentials)) {
+		for _, h := range g.credentials[name].health() {
+			list = append(list, telemetry.ClientState{Credential: name, MemberHealth: h})
+		}
+	}
+	return list
+}
+
+// unsaved returns the credentials with a refresh token, and whether that is in
+// memory only.
+func (g *graph) unsaved() map[string]bool {
+	all := map[string]bool{}
+	for name, c := range g.credentials {
+		if c.refresh != nil {
+			all[name] = c.unsaved() != nil
+		}
+	}
+	return all
+}
+
+// providerStates returns what is known of every provider.
+func (g *graph) providerStates() []telemetry.ProviderState {
+	var list []telemetry.ProviderState
+	for _, name := range slices.Sorted(maps.Keys(g.providers)) {
+		p := g.providers[name]
+		state := telemetry.ProviderState{Name: name}
+		state.Skew, state.SkewKnown = p.Skew()
+		state.KeysAge, state.KeysKnown = p.keys.Age()
+		list = append(list, state)
+	}
+	return list
 }
 
 // statuses returns the state of every credential, by name.

@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
@@ -61,14 +63,31 @@ func (s *Service) newGRPC() (*grpc.Server, *health.Server, error) {
 		}
 		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
 	}
+	cfg := hook.Config{Logger: s.opts.Logger, Metrics: s.registry}
+	if s.opts.Hashes != nil {
+		cfg.KnownConfig = s.knownConfig
+	}
+	rejections, err := hook.New(s.target, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
 	server := grpc.NewServer(options...)
 	authv3.RegisterAuthorizationServer(server, s.checks)
-	extprocv3.RegisterExternalProcessorServer(server, hook.New(s.target))
+	extprocv3.RegisterExternalProcessorServer(server, rejections)
+	secretv3.RegisterSecretDiscoveryServiceServer(server, s.secrets)
 	h := health.NewServer()
 	healthv1.RegisterHealthServer(server, h)
 	reflection.Register(server)
 	metrics.InitializeMetrics(server)
 	return server, h, nil
+}
+
+func serveGRPC(server *grpc.Server, l net.Listener) error {
+	// A stop may come before the goroutine that serves.
+	if err := server.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // gracefully lets the calls that run end, and cuts off those that do not.

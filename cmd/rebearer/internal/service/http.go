@@ -75,6 +75,9 @@ func (s *Service) newAdmin() *http.Server {
 	cfg := s.current.Load().cfg.Server.Admin
 	return newHTTP(admin.New(admin.Config{
 		Credentials: s.operated,
+		Details:     s.details,
+		Envoys:      s.secrets.Status,
+		Simulation:  cfg.AllowSimulation,
 		Level:       s.opts.Level,
 		Logger:      s.opts.Logger,
 		TokenFile:   cfg.TokenFile,
@@ -91,4 +94,13 @@ func (s *Service) operated() map[string]*tokens.Credential {
 		all[name] = c.Credential
 	}
 	return all
+}
+
+// details are what operators are shown of a credential beside its state.
+func (s *Service) details(name string) admin.Details {
+	c, ok := s.current.Load().credentials[name]
+	if !ok {
+		return admin.Details{}
+	}
+	return admin.Details{Bypass: c.cfg.Bypasses(), Clients: c.health(), Unsaved: c.unsaved()}
 }

@@ -124,7 +124,7 @@ func (s *Service) reload(ctx context.Context, said string) error {
 	return err
 }
 
-var errListeners = errors.New("a change of server needs a restart")
+var errRestart = errors.New("a change of server or cache needs a restart")
 
 func (s *Service) change(ctx context.Context) error {
 	cfg, err := config.Load(s.opts.ConfigFile)
@@ -132,10 +132,10 @@ func (s *Service) change(ctx context.Context) error {
 		return err
 	}
 	old := s.current.Load()
-	if !reflect.DeepEqual(cfg.Server, old.cfg.Server) {
-		return errListeners
+	if !reflect.DeepEqual(cfg.Server, old.cfg.Server) || cfg.Cache != old.cfg.Cache {
+		return errRestart
 	}
-	g, err := s.parts.build(cfg, old)
+	g, err := s.build(cfg, old)
 	if err != nil {
 		return err
 	}

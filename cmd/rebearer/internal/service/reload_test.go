@@ -90,7 +90,7 @@ func TestReloadRefuses(t *testing.T) {
 		"no YAML":            {"version: [", "rebearer.yaml"},
 		"an unknown key":     {settings{more: "  x: {}\n"}.text(s.provider.Issuer()) + "polices: {}\n", "polices"},
 		"a missing file":     {settings{more: strings.ReplaceAll(anotherCredential, "file: secret", "file: missing")}.text(s.provider.Issuer()), "missing"},
-		"a change of server": {settings{admin: "127.0.0.2:0"}.text(s.provider.Issuer()), errListeners.Error()},
+		"a change of server": {settings{admin: "127.0.0.2:0"}.text(s.provider.Issuer()), errRestart.Error()},
 		"nothing":            {"", "rebearer.yaml"},
 	} {
 		s.write(t, "rebearer.yaml", tt.text)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/config"
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/telemetry"
 	"github.com/rebearer/rebearer/envoy/hook"
+	"github.com/rebearer/rebearer/envoy/secrets"
 	"github.com/rebearer/rebearer/extauthz"
 	"github.com/rebearer/rebearer/extauthz/caller"
 	"github.com/rebearer/rebearer/tokens"
@@ -35,6 +38,10 @@ type Options struct {
 	Level *slog.LevelVar
 	// Observer, unless nil, is also told of every event in a token's life.
 	Observer tokens.Observer
+	// Hashes returns what an Envoy may say of its configuration that was made
+	// from this file: see [hook.Config.KnownConfig]. Nil means that nothing is
+	// compared.
+	Hashes func(*config.Config) ([]string, error)
 	// DrainDelay is how long the service still serves after it has said that
 	// it stops, so that load balancers notice. Zero means not at all.
 	DrainDelay time.Duration
@@ -43,15 +50,13 @@ type Options struct {
 // drainTimeout bounds how long calls that run may take to end at a stop.
 const drainTimeout = 15 * time.Second
 
-// maxEntries bounds the entries of backend tokens.
-const maxEntries = 100_000
-
 // Service is rebearer as it runs.
 type Service struct {
 	opts     Options
 	registry *prometheus.Registry
 	parts    parts
 	checks   *extauthz.Server
+	secrets  *secrets.Server
 
 	current  atomic.Pointer[graph]
 	tried    atomic.Bool // every provider was, once; a reload does not undo that
@@ -77,10 +82,15 @@ func New(opts Options) (*Service, error) {
 	if err := s.instrument(); err != nil {
 		return nil, err
 	}
-	if s.parts.cache, err = tokens.NewCache(maxEntries); err != nil {
+	if s.parts.cache, err = tokens.NewCache(cfg.Cache.MaxBytes); err != nil {
 		return nil, err
 	}
-	g, err := s.parts.build(cfg, nil)
+	s.secrets, err = secrets.New(opts.Logger, s.registry, secrets.Config{Insecure: cfg.Server.GRPC.Insecure})
+	if err != nil {
+		return nil, err
+	}
+	s.parts.publisher = s.secrets.Publisher
+	g, err := s.build(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +127,7 @@ func (s *Service) instrument() error {
 		Help: "Changes of the configuration that were taken (ok) or refused.",
 	}, []string{"outcome"})
 	s.parts = parts{
-		logger: s.opts.Logger, measure: requests.Measure, observe: observer.Observe, revoked: caller.NewRevocations(0),
+		logger: s.opts.Logger, requests: requests, observe: observer.Observe, revoked: caller.NewRevocations(0),
 	}
 	return errors.Join(s.registry.Register(s.reloads), s.registry.Register(telemetry.NewCollector(s.state)))
 }
@@ -125,14 +135,11 @@ func (s *Service) instrument() error {
 // state is what the metrics read at a scrape.
 func (s *Service) state() telemetry.State {
 	var state telemetry.State
+	c := s.parts.cache.Stats()
+	state.Caches = []telemetry.CacheStats{{Name: "backend_tokens", CacheStats: c}}
 	if g := s.current.Load(); g != nil {
-		state.Credentials = g.statuses()
-	}
-	if s.parts.cache != nil {
-		c := s.parts.cache.Stats()
-		state.Caches = append(state.Caches, telemetry.CacheStats{
-			Name: "backend_tokens", Hits: c.Hits, Misses: c.Misses, Entries: c.Entries,
-		})
+		state.Credentials, state.Clients, state.Providers = g.statuses(), g.clients(), g.providerStates()
+		state.Unsaved = g.unsaved()
 	}
 	return state
 }
@@ -143,10 +150,11 @@ func (s *Service) listen(cfg config.Server) error {
 		name    string
 		to      *net.Listener
 		address config.Address
+		mode    string // of a socket; empty as it is made
 	}{
-		{"server.grpc", &s.grpc, cfg.GRPC.Address},
-		{"server.status", &s.status, cfg.Status.Address},
-		{"server.admin", &s.admin, cfg.Admin.Address},
+		{"server.grpc", &s.grpc, cfg.GRPC.Address, cfg.GRPC.SocketMode},
+		{"server.status", &s.status, cfg.Status.Address, ""},
+		{"server.admin", &s.admin, cfg.Admin.Address, ""},
 	} {
 		made, err := listen(l.address)
 		if err != nil {
@@ -154,6 +162,10 @@ func (s *Service) listen(cfg config.Server) error {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 		*l.to = made
+		if err := permit(made, l.mode); err != nil {
+			s.closeListeners()
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
 		s.opts.Logger.Info("listening", slog.String("listener", l.name), slog.String("address", made.Addr().String()))
 	}
 	return nil
@@ -180,6 +192,18 @@ func listen(at config.Address) (net.Listener, error) {
 	return net.Listen(network, address) //nolint:noctx // listening does not block
 }
 
+// permit gives a socket its permissions.
+func permit(socket net.Listener, mode string) error {
+	if mode == "" {
+		return nil
+	}
+	bits, err := strconv.ParseUint(mode, 8, 32)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(socket.Addr().String(), os.FileMode(bits))
+}
+
 func (s *Service) closeListeners() {
 	for _, l := range []net.Listener{s.grpc, s.status, s.admin} {
 		if l != nil {
@@ -200,11 +224,26 @@ func (s *Service) Addresses() Addresses {
 	return Addresses{GRPC: s.grpc.Addr(), Status: s.status.Addr(), Admin: s.admin.Addr()}
 }
 
+// build makes the graph of cfg, as parts.build does, with what only a service
+// needs.
+func (s *Service) build(cfg *config.Config, old *graph) (*graph, error) {
+	g, err := s.parts.build(cfg, old)
+	if err != nil || s.opts.Hashes == nil {
+		return g, err
+	}
+	if g.hashes, err = s.opts.Hashes(cfg); err != nil {
+		// serve needs less of the section envoy than whoever prints it.
+		s.opts.Logger.Warn("which configuration Envoy has cannot be compared", slog.Any("error", err))
+	}
+	return g, nil
+}
+
 // use makes g the current graph, and closes later what it does not keep.
 func (s *Service) use(g *graph) error {
 	if err := s.checks.SetPolicies(g.policies); err != nil {
 		return err
 	}
+	s.secrets.Serve(g.pushed())
 	old := s.current.Swap(g)
 	if old == nil {
 		return nil
@@ -229,6 +268,13 @@ func (s *Service) target(name string) (hook.Target, bool) {
 	return c.target, true
 }
 
+// knownConfig reports whether a configuration of Envoy was made from ours, as far
+// as that can be told.
+func (s *Service) knownConfig(hash string) bool {
+	known := s.current.Load().hashes
+	return len(known) == 0 || slices.Contains(known, hash)
+}
+
 // Run serves until ctx ends, and then stops in order. It can be called once.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.closeListeners()
@@ -243,7 +289,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 	status, admin := s.newStatus(), s.newAdmin()
 	group, failed := errgroup.WithContext(background)
-	group.Go(func() error { return server.Serve(s.grpc) })
+	group.Go(func() error { return serveGRPC(server, s.grpc) })
 	group.Go(func() error { return serveHTTP(status, s.status) })
 	group.Go(func() error { return serveHTTP(admin, s.admin) })
 	group.Go(func() error { return s.watch(failed) })
@@ -255,6 +301,7 @@ func (s *Service) Run(ctx context.Context) error {
 	health.Shutdown()
 	s.opts.Logger.Info("stopping", slog.Duration("drain_delay", s.opts.DrainDelay))
 	wait(s.opts.DrainDelay)
+	s.secrets.Close()
 	gracefully(server)
 	stop()
 	err = errors.Join(closeHTTP(admin), closeHTTP(status), group.Wait())

@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -103,8 +104,11 @@ func TestReflection(t *testing.T) {
 func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "grpc.sock")
-	s := start(t, settings{timeout: slow, grpc: "{address: 'unix://" + socket + "'}"})
+	s := start(t, settings{timeout: slow, grpc: "{address: 'unix://" + socket + "', socket_mode: '0620'}"})
 	mustCheck(t, s.dial(t, nil), s.provider.caller(t))
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o620 {
+		t.Errorf("the socket: %v, %v", info, err)
+	}
 }
 
 // A configuration that cannot be used is an error of New, and an address that is

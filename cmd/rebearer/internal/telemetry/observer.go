@@ -177,13 +177,13 @@ func attributes(ev tokens.Event, leftOut int) []slog.Attr {
 	attrs := []slog.Attr{
 		slog.String("event", string(ev.Kind)),
 		slog.String("credential", ev.Credential),
-		slog.String("provider", ev.Provider),
 	}
 	add := func(say bool, attr slog.Attr) {
 		if say {
 			attrs = append(attrs, attr)
 		}
 	}
+	add(ev.Provider != "", slog.String("provider", ev.Provider))
 	add(ev.Generation > 0, slog.Uint64("generation", ev.Generation))
 	add(ev.Fingerprint != "", slog.String("fingerprint", string(ev.Fingerprint)))
 	add(ev.Reason != "", slog.String("reason", string(ev.Reason)))

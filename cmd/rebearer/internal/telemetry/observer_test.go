@@ -18,6 +18,7 @@ import (
 
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/telemetry"
 	"github.com/rebearer/rebearer/tokens"
+	"github.com/rebearer/rebearer/tokens/oauth"
 )
 
 // samples are the values of a registry's metrics by name and labels; of a
@@ -230,17 +231,24 @@ func TestRequestsAreMeasured(t *testing.T) {
 			{err: down},
 			{err: down},
 			{err: fmt.Errorf("token endpoint: %w", &tokens.PermanentError{Err: down})},
+			{err: fmt.Errorf("token endpoint: %w", &tokens.SubjectError{Err: down})},
 		} {
-			got, err := requests.Measure(s, "shop").Grant(t.Context(), tokens.GrantRequest{})
+			got, err := requests.Measure(s, telemetry.Client{Credential: "orders", Provider: "shop", ID: "gateway"}).Grant(t.Context(), tokens.GrantRequest{})
 			if got != s.grant || !errors.Is(err, s.err) {
 				t.Errorf("got %v, %v", got, err)
 			}
 		}
 		want := map[string]float64{
-			"rebearer_token_requests_total{outcome=ok,provider=shop}":      1,
-			"rebearer_token_requests_total{outcome=failed,provider=shop}":  2,
-			"rebearer_token_requests_total{outcome=refused,provider=shop}": 1,
-			"rebearer_token_request_seconds{provider=shop}":                4,
+			"rebearer_token_requests_total{outcome=ok,provider=shop}":              1,
+			"rebearer_token_requests_total{outcome=failed,provider=shop}":          2,
+			"rebearer_token_requests_total{outcome=refused,provider=shop}":         1,
+			"rebearer_token_requests_total{outcome=subject_refused,provider=shop}": 1,
+			"rebearer_token_request_seconds{provider=shop}":                        5,
+
+			"rebearer_client_requests_total{client=gateway,credential=orders,outcome=ok,provider=shop}":              1,
+			"rebearer_client_requests_total{client=gateway,credential=orders,outcome=failed,provider=shop}":          2,
+			"rebearer_client_requests_total{client=gateway,credential=orders,outcome=refused,provider=shop}":         1,
+			"rebearer_client_requests_total{client=gateway,credential=orders,outcome=subject_refused,provider=shop}": 1,
 		}
 		if diff := cmp.Diff(want, samples(t, registry)); diff != "" {
 			t.Errorf("metrics (-want +got):\n%s", diff)
@@ -262,23 +270,85 @@ func TestCollector(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	state := telemetry.State{
 		Credentials: []tokens.Status{
-			{Name: "orders", Uses: 7, Paused: true, Alive: true, Token: tokens.Token{Expires: time.UnixMilli(1_800_000_000_250)}},
+			{Name: "orders", Uses: 7, Subjects: 4, Paused: true, Alive: true, Token: tokens.Token{Expires: time.UnixMilli(1_800_000_000_250)}},
 			{Name: "stock", Token: tokens.Token{Expires: time.UnixMilli(1_000_000_000_000)}}, // over
 		},
-		Caches: []telemetry.CacheStats{{Name: "backend_tokens", Hits: 5, Misses: 2, Entries: 3}},
+		Unsaved: map[string]bool{"orders": true, "stock": false},
+		Clients: []telemetry.ClientState{
+			{Credential: "orders", MemberHealth: oauth.MemberHealth{Provider: "shop", Client: "a", State: oauth.BreakerClosed}},
+			{Credential: "orders", MemberHealth: oauth.MemberHealth{
+				Provider: "lab", Client: "b", State: oauth.BreakerOpen, Failures: 3, Alarm: true, Err: errors.New("invalid_client"),
+			}},
+		},
+		Providers: []telemetry.ProviderState{
+			{Name: "shop", Skew: -1500 * time.Millisecond, SkewKnown: true, KeysAge: time.Minute, KeysKnown: true}, {Name: "lab"},
+		},
+		Caches: []telemetry.CacheStats{{Name: "backend_tokens", CacheStats: tokens.CacheStats{Hits: 5, Misses: 2, Bypasses: 6, Entries: 3, Bytes: 4096}}},
 	}
 	if err := registry.Register(telemetry.NewCollector(func() telemetry.State { return state })); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]float64{
-		"rebearer_token_uses_total{credential=orders}":                    7,
-		"rebearer_token_uses_total{credential=stock}":                     0,
-		"rebearer_token_expiry_timestamp_seconds{credential=orders}":      1_800_000_000.25,
-		"rebearer_credential_paused{credential=orders}":                   1,
-		"rebearer_credential_paused{credential=stock}":                    0,
-		"rebearer_cache_requests_total{cache=backend_tokens,result=hit}":  5,
-		"rebearer_cache_requests_total{cache=backend_tokens,result=miss}": 2,
-		"rebearer_cache_entries{cache=backend_tokens}":                    3,
+		"rebearer_token_uses_total{credential=orders}":                      7,
+		"rebearer_token_uses_total{credential=stock}":                       0,
+		"rebearer_token_expiry_timestamp_seconds{credential=orders}":        1_800_000_000.25,
+		"rebearer_credential_paused{credential=orders}":                     1,
+		"rebearer_credential_paused{credential=stock}":                      0,
+		"rebearer_cache_requests_total{cache=backend_tokens,result=hit}":    5,
+		"rebearer_cache_requests_total{cache=backend_tokens,result=miss}":   2,
+		"rebearer_cache_requests_total{cache=backend_tokens,result=bypass}": 6,
+		"rebearer_cache_entries{cache=backend_tokens}":                      3,
+		"rebearer_cache_bytes{cache=backend_tokens}":                        4096,
+		"rebearer_refresh_token_unsaved{credential=orders}":                 1,
+		"rebearer_refresh_token_unsaved{credential=stock}":                  0,
+		"rebearer_credential_subjects{credential=orders}":                   4,
+		"rebearer_credential_subjects{credential=stock}":                    0,
+		"rebearer_provider_clock_skew_seconds{provider=shop}":               -1.5,
+		"rebearer_provider_keys_age_seconds{provider=shop}":                 60,
+
+		"rebearer_client_breaker{client=a,credential=orders,provider=shop,state=closed}":    1,
+		"rebearer_client_breaker{client=a,credential=orders,provider=shop,state=open}":      0,
+		"rebearer_client_breaker{client=a,credential=orders,provider=shop,state=half-open}": 0,
+		"rebearer_client_refused{client=a,credential=orders,provider=shop}":                 0,
+		"rebearer_client_failures{client=a,credential=orders,provider=shop}":                0,
+		"rebearer_client_breaker{client=b,credential=orders,provider=lab,state=closed}":     0,
+		"rebearer_client_breaker{client=b,credential=orders,provider=lab,state=open}":       1,
+		"rebearer_client_breaker{client=b,credential=orders,provider=lab,state=half-open}":  0,
+		"rebearer_client_refused{client=b,credential=orders,provider=lab}":                  1,
+		"rebearer_client_failures{client=b,credential=orders,provider=lab}":                 3,
+	}
+	if diff := cmp.Diff(want, samples(t, registry)); diff != "" {
+		t.Errorf("metrics (-want +got):\n%s", diff)
+	}
+}
+
+// introspector answers what it is.
+type introspector struct {
+	active bool
+	err    error
+}
+
+func (i introspector) Introspect(context.Context, string) (oauth.Introspection, error) {
+	return oauth.Introspection{Active: i.active}, i.err
+}
+
+func TestMeasureIntrospection(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	requests, err := telemetry.NewRequests(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := errors.New("connection refused")
+	for _, asks := range []introspector{{active: true}, {}, {}, {err: down}} {
+		if got, err := requests.MeasureIntrospection(asks, "shop").Introspect(t.Context(), "t"); got.Active != asks.active || !errors.Is(err, asks.err) {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+	want := map[string]float64{
+		"rebearer_introspections_total{outcome=active,provider=shop}":   1,
+		"rebearer_introspections_total{outcome=inactive,provider=shop}": 2,
+		"rebearer_introspections_total{outcome=failed,provider=shop}":   1,
 	}
 	if diff := cmp.Diff(want, samples(t, registry)); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)

@@ -1,0 +1,54 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+
+	"github.com/rebearer/rebearer/envoy"
+	"github.com/rebearer/rebearer/tokens"
+)
+
+// inject answers with the token of a try that follows another. One that follows a
+// refused try never gets the token of that; one of the user's own retry policy
+// gets the token that lives now, and keeps the one it has where there is none.
+func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) *extprocv3.ProcessingResponse {
+	use, noted := readUse(request, t.from)
+	refused := tokens.Fingerprint(noted[envoy.RefusedKey].GetStringValue())
+	target, ok := t.server.lookup(use.Credential)
+	if !ok {
+		return onRequestHeaders(nil)
+	}
+	retried := tokens.Retried{Use: use, Refused: refused, Attempt: readAttempt(request)}
+	if noted[envoy.VerdictKey].GetStringValue() == envoy.RetryDead {
+		retried.Verdict = tokens.Dead
+	}
+	token, err := target.Credential.Again(ctx, retried)
+	var u *tokens.UnavailableError
+	switch {
+	case err != nil && refused == "":
+		return onRequestHeaders(nil)
+	case errors.As(err, &u):
+		return unavailable(u.RetryAfter)
+	case err != nil:
+		return unavailable(0)
+	}
+	value := token.Value.Reveal()
+	if target.Scheme != "" {
+		value = target.Scheme + " " + value
+	}
+	return onRequestHeaders(setting(target.Header, value))
+}
+
+// readAttempt returns the number of a try that is about to be made. The filter
+// is not asked about the first.
+func readAttempt(request *extprocv3.ProcessingRequest) int {
+	for _, h := range request.GetRequestHeaders().GetHeaders().GetHeaders() {
+		if n, err := strconv.Atoi(valueOf(h)); h.GetKey() == envoy.AttemptHeader && err == nil && n > 1 {
+			return n
+		}
+	}
+	return 2
+}
