@@ -14,7 +14,7 @@ import (
 	"github.com/rebearer/rebearer/envoy/envoytest"
 )
 
-var update = flag.Bool("update", false, "write the examples' envoy.yaml files")
+var update = flag.Bool("update", false, "write the files that rebearer prints")
 
 // TestConfigurations checks every rebearer.yaml, and the files it names.
 func TestConfigurations(t *testing.T) {
@@ -36,6 +36,10 @@ func TestBootstraps(t *testing.T) {
 		"compose/envoy.yaml": {
 			"envoy", "--config", "compose/rebearer/rebearer.yaml",
 			"--bootstrap", "--listen", "0.0.0.0:10000", "--backend", "default=parts:8080",
+		},
+		"kubernetes/envoy.yaml": {
+			"envoy", "--config", "kubernetes/rebearer.yaml",
+			"--bootstrap", "--listen", "0.0.0.0:10000", "--backend", "default=parts.rebearer.svc:8080",
 		},
 	}
 	for _, name := range find(t, ".", "envoy.yaml") {
