@@ -30,6 +30,9 @@ const (
 	// holdFor is how long a rejection that may not be tried is held to see
 	// whether others come back refused as well.
 	holdFor = 150 * time.Millisecond
+	// maxHolds is how often one on behalf of a caller is held whose trial the
+	// bucket does not pay for: others have begun theirs, which tell of all.
+	maxHolds = 7
 	// enoughRefused is how many rejections in a row are several, and
 	// enoughOfCallers where each caller has a token of his own: there a share
 	// of callers who are not allowed is usual, and costs more to mistake.
@@ -191,6 +194,8 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	switch {
 	case ctx.Err() != nil:
 		return refusal(r, ReasonGone, 0)
+	case isSubject(err) && r.Verdict == Dead: // the check tells the caller
+		return Outcome{Answer: TryAgain, Reason: ReasonSubject}
 	case err != nil:
 		return refusal(r, ReasonNoToken, retryAfter(err))
 	case token.Fingerprint == r.Fingerprint:
@@ -331,13 +336,27 @@ func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (
 	case !r.Uncounted && silent: // a surge passes by itself
 		return nil, refusal(r, ReasonQuiet, until.Sub(now))
 	case share.several(r.Uncounted):
-		return e.tryProportion(now, r, 0)
+		if f, o := e.tryProportion(now, r, 0); e.pinned || o.Reason != ReasonBudget {
+			return f, o
+		}
 	}
 	if rec.began == nil {
 		rec.began = make(chan struct{})
 	}
 	began := rec.began
-	e.mu.Unlock()
+	for holds := 1; ; holds++ {
+		e.mu.Unlock()
+		pause(ctx, began)
+		e.mu.Lock()
+		f, o := e.release(ctx, r, at)
+		if e.pinned || o.Reason != ReasonBudget || holds == maxHolds {
+			return f, o
+		}
+	}
+}
+
+// pause waits for a moment, or until a trial begins or ctx ends.
+func pause(ctx context.Context, began <-chan struct{}) {
 	timer := time.NewTimer(holdFor)
 	defer timer.Stop()
 	select {
@@ -345,8 +364,6 @@ func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	e.mu.Lock()
-	return e.release(ctx, r, at)
 }
 
 // release decides what becomes of a rejection that was held.

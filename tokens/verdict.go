@@ -77,7 +77,8 @@ type Answer int
 const (
 	// Pass hands the backend's own answer to the caller.
 	Pass Answer = iota
-	// TryAgain sends the request again: a fresh token is in hand.
+	// TryAgain sends the request again: a fresh token is in hand, or the check
+	// is to tell the caller that none is given for its own.
 	TryAgain
 	// Unavailable answers 503: the rejection is about our token, and none of
 	// the caller's business.
@@ -138,6 +139,7 @@ const (
 	ReasonDropped      Reason = "dropped"       // nobody uses it any more
 	ReasonSimulated    Reason = "simulated"     // an operator simulates a dead token
 	ReasonNoSubject    Reason = "no_subject"    // the caller's own token is not at hand
+	ReasonSubject      Reason = "subject"       // the provider refused the caller's own token
 	ReasonGone         Reason = "gone"          // the caller did not wait
 	ReasonAccepted     Reason = "accepted"      // the backend accepted the token
 )

@@ -78,6 +78,7 @@ func TestRollingRestart(t *testing.T) {
 			p.start(t)
 			awaitReady(t, p.status)
 			requests.awaitStatus(t, http.StatusOK, 500)
+			s.awaitSettled(t)
 			s.restart(t)
 			requests.awaitStatus(t, http.StatusOK, 500)
 		}

@@ -44,14 +44,10 @@ func (s *stack) awaitPushed(t testing.TB, credential string) {
 	})
 }
 
-// awaitSettled waits, in push mode, until every token is a second old: one that
-// was issued because of a rejection is not tried on the word of a single other
-// one before, and nobody tells rebearer how many requests are accepted.
+// awaitSettled waits until every token is a second old: before, one is taken for
+// good on a retried request, and is not tried on the word of a single rejection.
 func (s *stack) awaitSettled(t testing.TB) {
 	t.Helper()
-	if s.way != pushed {
-		return
-	}
 	for _, address := range s.admin {
 		await(t, "the tokens to be older", func() bool {
 			var list admin.List
