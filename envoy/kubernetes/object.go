@@ -2,12 +2,14 @@ package kubernetes
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"sigs.k8s.io/yaml"
+
+	"github.com/rebearer/rebearer/envoy/internal/safeyaml"
 )
 
 // object is an object of the Kubernetes API, with the spec of its kind.
@@ -47,15 +49,18 @@ func (m message) MarshalJSON() ([]byte, error) {
 	return protojson.MarshalOptions{UseProtoNames: true}.Marshal(m.Message)
 }
 
-// document prints objects below a comment. sigs.k8s.io/yaml quotes what YAML
-// 1.1 would read as something other than a string, and sorts keys.
+// document prints objects below a comment.
 func document(comment string, objects []object) ([]byte, error) {
 	var out bytes.Buffer
 	for line := range strings.Lines(comment) {
 		out.WriteString(strings.TrimRight("# "+strings.TrimSuffix(line, "\n"), " ") + "\n")
 	}
 	for i, o := range objects {
-		text, err := yaml.Marshal(o)
+		json, err := json.Marshal(o)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", o.Kind, o.Metadata.Name, err)
+		}
+		text, err := safeyaml.FromJSON(json)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", o.Kind, o.Metadata.Name, err)
 		}

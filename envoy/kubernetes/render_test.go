@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
-	"sigs.k8s.io/yaml"
 
 	"github.com/rebearer/rebearer/envoy/kubernetes"
 	"github.com/rebearer/rebearer/envoy/kubernetes/schematest"

@@ -22,6 +22,7 @@ import (
 type rig struct {
 	*stub
 	way    way
+	binary envoytest.Binary
 	envoy  *envoytest.Envoy
 	url    string
 	client *http.Client // HTTP/1.1
@@ -126,7 +127,7 @@ func (s *stub) run(t *testing.T, b envoytest.Binary, w way, m *bootstrapv3.Boots
 		t.Fatal(err)
 	}
 	e := envoytest.Start(t, b, text)
-	return &rig{stub: s, way: w, envoy: e, url: "http://" + e.Address(t, outerListener), client: http1()}
+	return &rig{stub: s, way: w, binary: b, envoy: e, url: "http://" + e.Address(t, outerListener), client: http1()}
 }
 
 func TestRetries(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	internallistenerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/bootstrap/internal_listener/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"sigs.k8s.io/yaml"
+
+	"github.com/rebearer/rebearer/envoy/internal/safeyaml"
 )
 
 const bootstrapComment = `Envoy bootstrap with rebearer, printed by "rebearer envoy --bootstrap".
@@ -158,14 +159,13 @@ func (b *builder) static() (*bootstrapv3.Bootstrap, error) {
 	return m, b.err
 }
 
-// document prints m below a comment. sigs.k8s.io/yaml quotes what YAML 1.1
-// would read as something other than a string, and sorts keys.
+// document prints m below a comment.
 func document(comment string, m proto.Message) ([]byte, error) {
 	json, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("envoy configuration: %w", err)
 	}
-	text, err := yaml.JSONToYAML(json)
+	text, err := safeyaml.FromJSON(json)
 	if err != nil {
 		return nil, fmt.Errorf("envoy configuration: %w", err)
 	}

@@ -154,6 +154,7 @@ func (c cost) perSecond() float64 { return float64(c.requests) / c.elapsed.Secon
 func together(p, base cost) float64 {
 	return ratio(p.micros(p.envoy+p.service), base.micros(base.envoy+base.service))
 }
+
 func service(p, base cost) float64    { return ratio(p.micros(p.service), base.micros(base.service)) }
 func throughput(p, base cost) float64 { return ratio(p.perSecond(), base.perSecond()) }
 
