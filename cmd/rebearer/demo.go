@@ -78,6 +78,7 @@ func renderDemo(_ context.Context, r demo.Rendering) ([]byte, error) {
 		return nil, err
 	}
 	return envoyFlags{
+		target:    targetEnvoy,
 		bootstrap: true, listen: r.Listen, admin: r.Admin,
 		backends: []string{config.DefaultPolicy + "=" + r.Backend},
 	}.render(cfg)
