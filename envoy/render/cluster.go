@@ -119,20 +119,24 @@ func (b *builder) serviceCluster() *clusterv3.Cluster {
 		}
 		addresses = append(addresses, e.address())
 	}
+	options := http2Only(&corev3.Http2ProtocolOptions{
+		ConnectionKeepalive: &corev3.KeepaliveSettings{
+			Interval: seconds(pingInterval),
+			Timeout:  seconds(pingTimeout),
+		},
+	})
+	if b.clusterRetries() {
+		options.RetryPolicy = b.serviceRetryPolicy()
+	}
 	c := &clusterv3.Cluster{
-		Name:                 serviceCluster,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind},
-		DnsLookupFamily:      clusterv3.Cluster_V4_PREFERRED,
-		ConnectTimeout:       seconds(connectTimeout),
-		CircuitBreakers:      b.limits(),
-		HealthChecks:         grpcHealth(),
-		LoadAssignment:       assignment(serviceCluster, addresses...),
-		TypedExtensionProtocolOptions: b.protocol(http2Only(&corev3.Http2ProtocolOptions{
-			ConnectionKeepalive: &corev3.KeepaliveSettings{
-				Interval: seconds(pingInterval),
-				Timeout:  seconds(pingTimeout),
-			},
-		})),
+		Name:                          serviceCluster,
+		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: kind},
+		DnsLookupFamily:               clusterv3.Cluster_V4_PREFERRED,
+		ConnectTimeout:                seconds(connectTimeout),
+		CircuitBreakers:               b.limits(),
+		HealthChecks:                  grpcHealth(),
+		LoadAssignment:                assignment(serviceCluster, addresses...),
+		TypedExtensionProtocolOptions: b.protocol(options),
 	}
 	if t := b.cfg.Service.TLS; t != nil {
 		c.TransportSocket = b.tls(serviceTLS(t))

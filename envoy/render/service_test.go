@@ -1,6 +1,7 @@
 package render
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +80,32 @@ func TestServiceReplicaDown(t *testing.T) {
 		s.serveGRPC(t, live)
 		r := s.start(t, b, w, Config{
 			Service: Service{Endpoints: []string{gone.Addr().String(), live.Addr().String()}},
+			Routes:  []Route{{Policy: "default", Backend: s.serveBackend(t)}},
+		})
+		for range 10 {
+			r.wantWorking(t)
+		}
+	})
+}
+
+// One of two replicas answers no call, as one does that is about to stop, after it
+// was sent whole: no caller finds out, and what the other one is sent is whole too.
+func TestServiceReplicaUnavailable(t *testing.T) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
+		s := &stub{}
+		live, stopping := listen(t, "tcp", "127.0.0.1:0"), listen(t, "tcp", "127.0.0.1:0")
+		s.serveGRPC(t, live)
+		refused := status.Error(codes.Unavailable, "stopping")
+		s.serveGRPC(t, stopping,
+			grpc.UnaryInterceptor(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) { return nil, refused }),
+			grpc.StreamInterceptor(func(_ any, stream grpc.ServerStream, info *grpc.StreamServerInfo, _ grpc.StreamHandler) error {
+				if strings.HasPrefix(info.FullMethod, "/envoy.service.ext_proc.") {
+					_ = stream.RecvMsg(&extprocv3.ProcessingRequest{})
+				}
+				return refused
+			}))
+		r := s.start(t, b, w, Config{
+			Service: Service{Endpoints: []string{stopping.Addr().String(), live.Addr().String()}},
 			Routes:  []Route{{Policy: "default", Backend: s.serveBackend(t)}},
 		})
 		for range 10 {
