@@ -50,10 +50,10 @@
 //
 // Tokens and claims. The dynamic metadata, which access logs can show as
 // %DYNAMIC_METADATA(envoy.filters.http.ext_authz:NAME)%, are those of
-// [tokens.Use] (policy, credential, caller, generation, age_ms) and verdict
-// (allow, deny or unavailable), reason (if it is not the plain "ok") and issuer.
-// The caller is a fingerprint. His subject stands beside it only where the policy
-// tells it to the backend anyway. A denial has policy, verdict and reason, and
-// the caller if his token was good; it names no credential, so that nothing that
-// comes later takes it for a request that was given one of our tokens.
+// [tokens.Use]: policy, credential, caller, generation, age_ms. The caller is a
+// fingerprint. His subject stands beside it only where the policy tells it to the
+// backend anyway. A denial has policy, verdict (deny or unavailable; allow for a
+// preflight) and reason, and the caller if his token was good; it names no
+// credential, so that nothing that comes later takes it for a request that was
+// given one of our tokens.
 package extauthz

@@ -24,7 +24,7 @@ func TestMetadata(t *testing.T) {
 	who := string(tokens.FingerprintOf(f.issuer.URL + "\x00canary-subject"))
 	allowed := func(more map[string]any) map[string]any {
 		want := map[string]any{
-			"policy": "default", "credential": "orders", "verdict": "allow", "generation": 7.0, "age_ms": 3000.0,
+			"policy": "default", "credential": "orders", "generation": 7.0, "age_ms": 3000.0,
 		}
 		for name, value := range more {
 			want[name] = value
@@ -45,19 +45,19 @@ func TestMetadata(t *testing.T) {
 	}{
 		"allowed": {
 			func(*extauthz.Policy) {}, extauthztest.WithBearer(good),
-			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL}),
+			allowed(map[string]any{"caller": who}),
 		},
 		"subject told": {
 			func(p *extauthz.Policy) { p.Forward.Subject = "x-subject" }, extauthztest.WithBearer(good),
-			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "subject": "canary-subject"}),
+			allowed(map[string]any{"caller": who, "subject": "canary-subject"}),
 		},
 		"on behalf of the caller": {
 			func(p *extauthz.Policy) { p.Credential = &credential{value: backendToken, subject: "hash"} }, extauthztest.WithBearer(good),
-			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "subject_key": "hash"}),
+			allowed(map[string]any{"caller": who, "subject_key": "hash"}),
 		},
 		"for this request alone": {
 			func(p *extauthz.Policy) { p.Credential = &credential{value: backendToken, single: true} }, extauthztest.WithBearer(good),
-			allowed(map[string]any{"caller": who, "issuer": f.issuer.URL, "generation": 0.0, "bypass": true}),
+			allowed(map[string]any{"caller": who, "generation": 0.0, "bypass": true}),
 		},
 		"anonymous": {
 			func(p *extauthz.Policy) { p.Anonymous, p.Forward.Subject = true, "x-subject" }, extauthztest.WithHeader("x", "y"),
@@ -73,11 +73,11 @@ func TestMetadata(t *testing.T) {
 		},
 		"scope": {
 			func(p *extauthz.Policy) { p.Require.Scopes, p.Forward.Subject = []string{"more"}, "x-subject" }, extauthztest.WithBearer(good),
-			denied("deny", "insufficient_scope", "caller", who, "issuer", f.issuer.URL),
+			denied("deny", "insufficient_scope", "caller", who),
 		},
 		"no backend token": {
 			func(p *extauthz.Policy) { p.Credential = &credential{err: &tokens.UnavailableError{Err: errCanary}} }, extauthztest.WithBearer(good),
-			denied("unavailable", "backend_token_unavailable", "caller", who, "issuer", f.issuer.URL),
+			denied("unavailable", "backend_token_unavailable", "caller", who),
 		},
 		"unknown policy": {
 			func(*extauthz.Policy) {}, extauthztest.WithPolicy("made-up-policy"),

@@ -268,17 +268,17 @@ func TestOldEnvoyRefuses(t *testing.T) {
 		if len(ways(t, b)) > 1 {
 			t.Skip("this Envoy is new enough")
 		}
-		cfg := minimal()
-		cfg.Shape = Lean
-		pushed := minimal()
+		lean, elsewhere, pushed := minimal(), minimal(), minimal()
+		lean.Shape, elsewhere.Shape = Lean, Lean
+		elsewhere.Service = Service{Cluster: "backend_default"}
 		pushed.Routes[0].Push = &Push{Credential: "a"}
-		for _, cfg := range []Config{cfg, pushed} {
+		for name, cfg := range map[string]Config{"lean": lean, "lean, a cluster of the user's": elsewhere, "push": pushed} {
 			text, err := Bootstrap(cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := b.Validate(t, text); err == nil || !strings.Contains(out, "cluster_metadata_forwarding_namespaces") {
-				t.Errorf("got %v\n%s", err, out)
+			if out, err := b.Validate(t, text); err == nil || !strings.Contains(out, "no such field") {
+				t.Errorf("%s: got %v\n%s", name, err, out)
 			}
 		}
 	})

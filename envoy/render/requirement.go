@@ -72,7 +72,7 @@ func (b *builder) anyCaller(p *Push) *rbacv3.Principal {
 func isAccessToken() *rbacv3.Principal {
 	kinds := matching(`(?i)id|id_token|refresh|refresh_token|offline|logout`)
 	return both(
-		either(negate(isPresent(headerKey, "typ")), found(matching(`(?i)jwt|at\+jwt|application/at\+jwt`), headerKey, "typ")),
+		either(found(matching(`(?i)jwt|at\+jwt|application/at\+jwt`), headerKey, "typ"), negate(isPresent(headerKey, "typ"))),
 		negate(isPresent(headerKey, "crit")),
 		negate(isPresent(headerKey, "b64")),
 		negate(isPresent(headerKey, "zip")),
