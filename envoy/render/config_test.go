@@ -277,7 +277,7 @@ func TestOldEnvoyRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := b.Validate(t, text); err == nil || !strings.Contains(out, "no such field") {
+			if out, err := b.Validate(t, text); err == nil || !strings.Contains(out, "has unknown fields") {
 				t.Errorf("%s: got %v\n%s", name, err, out)
 			}
 		}
