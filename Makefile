@@ -65,7 +65,7 @@ test-keycloak: envoy $(KEYCLOAK)/bin/kc.sh ## run the tests against a real Keycl
 
 test-matrix: $(MATRIX) ## run what could crash Envoy, and restarts, on every version of Envoy: installs three more
 	REBEARER_REQUIRE_REAL=1 ENVOYS=$(subst $() ,:,$(MATRIX)) go test -count=1 -timeout 40m -v ./envoy/render ./envoy/hook | grep -v '^=== '
-	REBEARER_REQUIRE_REAL=1 ENVOYS=$(subst $() ,:,$(MATRIX)) go test -count=1 -timeout 20m -run 'Restart|Kill' -v ./cmd/rebearer | grep -v '^=== '
+	REBEARER_REQUIRE_REAL=1 ENVOYS=$(subst $() ,:,$(MATRIX)) go test -count=1 -timeout 30m -run 'Restart|Kill' -v ./cmd/rebearer | grep -v '^=== '
 
 test-compose: ## run the compose example for real: needs a Docker engine
 	REBEARER_COMPOSE=1 go test -count=1 -timeout 20m -run Compose -v ./examples/...

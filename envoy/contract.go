@@ -48,20 +48,26 @@ const (
 	RoleInject = "inject"
 )
 
-// RetryHeader is the response header by which the hook asks Envoy to retry.
-// Envoy removes it where a backend sends it, and before a caller sees it.
+// RetryHeader is the response header by which the hook asks Envoy to retry: any
+// value does. Envoy removes it where a backend sends it, and where it does not
+// retry (the virtual host's response_headers_to_remove).
 const RetryHeader = "x-rebearer-retry"
 
-// Values of [RetryHeader]. Any value asks for a retry. They differ only where
-// Envoy cannot retry.
+// Values of [RetryHeader].
 const (
-	// RetryDead says that the token was dead: the caller is answered 503 with
-	// "Retry-After: 0", because the next request will be sent a fresh token.
+	// RetryDead says that the token was dead: where Envoy cannot retry the
+	// caller is answered 503 with "Retry-After: 0", because the next request
+	// will be sent a fresh token. [DeadHeader] stands beside it.
 	RetryDead = "dead"
 	// RetryUnclear says that the rejection may have been about something
 	// else: the caller is given the backend's own answer.
 	RetryUnclear = "unclear"
 )
+
+// DeadHeader is the response header, with the value [RetryDead], that has Envoy
+// put a 503 in the place of an answer that it could not retry. Envoy removes it
+// where a backend sends it.
+const DeadHeader = "x-rebearer-dead"
 
 // AttemptHeader is the request header in which Envoy tells the check the number
 // of the try, from "1". Envoy sets it whatever the caller sent.

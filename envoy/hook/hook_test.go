@@ -242,12 +242,16 @@ func passes() *extprocv3.ProcessingResponse {
 
 // retries asks for a retry, and tells inject what was refused.
 func retries(value string) *extprocv3.ProcessingResponse {
+	change := setting("x-rebearer-retry", value)
+	if value == "dead" {
+		change.HeaderMutation.SetHeaders = append(change.HeaderMutation.SetHeaders, setting("x-rebearer-dead", value).HeaderMutation.SetHeaders...)
+	}
 	return &extprocv3.ProcessingResponse{
 		DynamicMetadata: fields(map[string]any{"rebearer": map[string]any{
 			"refused": string(tokens.FingerprintOf(sentToken)), "verdict": value,
 		}}),
 		Response: &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{
-			Response: setting("x-rebearer-retry", value),
+			Response: change,
 		}},
 	}
 }

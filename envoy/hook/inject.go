@@ -39,7 +39,7 @@ func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) 
 	if target.Scheme != "" {
 		value = target.Scheme + " " + value
 	}
-	return onRequestHeaders(setting(target.Header, value))
+	return onRequestHeaders(setting(set(target.Header, value)))
 }
 
 // readAttempt returns the number of a try that is about to be made. The filter

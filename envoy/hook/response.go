@@ -50,10 +50,12 @@ func askForBody() *extprocv3.ProcessingResponse {
 // to send.
 func retry(wrap func(*extprocv3.CommonResponse) *extprocv3.ProcessingResponse, verdict tokens.Verdict, refused tokens.Fingerprint) *extprocv3.ProcessingResponse {
 	value := envoy.RetryUnclear
+	change := setting(set(envoy.RetryHeader, value))
 	if verdict == tokens.Dead {
 		value = envoy.RetryDead
+		change = setting(set(envoy.RetryHeader, value), set(envoy.DeadHeader, value))
 	}
-	response := wrap(setting(envoy.RetryHeader, value))
+	response := wrap(change)
 	response.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{
 		envoy.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
 			envoy.RefusedKey: structpb.NewStringValue(string(refused)),
@@ -63,10 +65,8 @@ func retry(wrap func(*extprocv3.CommonResponse) *extprocv3.ProcessingResponse, v
 	return response
 }
 
-func setting(name, value string) *extprocv3.CommonResponse {
-	return &extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{
-		SetHeaders: []*corev3.HeaderValueOption{set(name, value)},
-	}}
+func setting(headers ...*corev3.HeaderValueOption) *extprocv3.CommonResponse {
+	return &extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: headers}}
 }
 
 // unavailableBody is a problem document (RFC 9457).

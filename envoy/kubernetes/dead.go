@@ -25,6 +25,7 @@ const customResponseFilter = name + ".custom_response"
 // the answer is a gRPC status.
 const deadScript = `function envoy_on_response(answer)
   local headers = answer:headers()
+  headers:remove("` + envoy.DeadHeader + `")
   headers:remove("www-authenticate")
   headers:replace("x-ext-auth-reason", "backend_token_renewed")
   if headers:get("grpc-status") then
@@ -69,13 +70,13 @@ func answerDead() (*hcmv3.HttpFilter, error) {
 	run := p.pack(&compositev3.ExecuteFilterAction{
 		TypedConfig: &corev3.TypedExtensionConfig{Name: "envoy.filters.http.lua", TypedConfig: script},
 	})
-	input := p.pack(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: envoy.RetryHeader})
+	input := p.pack(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: envoy.DeadHeader})
 	composite := p.pack(&compositev3.Composite{})
 	if p.err != nil {
 		return nil, fmt.Errorf("answer to a dead token: %w", p.err)
 	}
 	isDead := &xdsmatcherv3.Matcher_MatcherTree{
-		Input: &xdscorev3.TypedExtensionConfig{Name: "retry", TypedConfig: input},
+		Input: &xdscorev3.TypedExtensionConfig{Name: "dead", TypedConfig: input},
 		TreeType: &xdsmatcherv3.Matcher_MatcherTree_ExactMatchMap{ExactMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{
 			Map: map[string]*xdsmatcherv3.Matcher_OnMatch{envoy.RetryDead: {OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
 				Action: &xdscorev3.TypedExtensionConfig{Name: "run", TypedConfig: run},

@@ -1,6 +1,7 @@
 package kubernetes_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,7 +30,11 @@ type seen struct {
 func TestIstioAnswersDead(t *testing.T) {
 	t.Parallel()
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Rebearer-Retry", r.URL.Query().Get("verdict"))
+		verdict := r.URL.Query().Get("verdict")
+		w.Header().Set("X-Rebearer-Retry", verdict)
+		if verdict == "dead" {
+			w.Header().Set("X-Rebearer-Dead", verdict)
+		}
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		if status := r.URL.Query().Get("grpc"); status != "" {
 			w.Header().Set("Content-Type", "application/grpc")
@@ -107,10 +112,15 @@ func ask(t *testing.T, url string, wanted map[string]string) seen {
 func withFilters(t *testing.T, backend string) []byte {
 	t.Helper()
 	var filters []any
+	var host map[string]any
 	for _, p := range objects(t, mustRender(t, istio(istioOrders), checkConfig()))[0].Spec["configPatches"].([]any) { //nolint:errcheck // a test may panic
-		change := p.(map[string]any)["patch"].(map[string]any) //nolint:errcheck // a test may panic
+		patch := p.(map[string]any)               //nolint:errcheck // a test may panic
+		change := patch["patch"].(map[string]any) //nolint:errcheck // a test may panic
 		if change["operation"] == "INSERT_FIRST" {
 			filters = append([]any{change["value"]}, filters...)
+		}
+		if patch["applyTo"] == "VIRTUAL_HOST" {
+			host, _ = change["value"].(map[string]any)
 		}
 	}
 	text, err := yaml.Marshal(append(filters, map[string]any{
@@ -120,7 +130,11 @@ func withFilters(t *testing.T, backend string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, port, _ := strings.Cut(backend, ":")
+	remove, err := json.Marshal(host["response_headers_to_remove"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, port, _ := strings.Cut(backend, ":")
 	indented := strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n          ")
 	return fmt.Appendf(nil, `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
@@ -134,7 +148,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: test
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: backend}}]}]}
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], response_headers_to_remove: %s, routes: [{match: {prefix: /}, route: {cluster: backend}}]}]}
           http_filters:
           %s
   clusters:
@@ -143,5 +157,5 @@ static_resources:
     load_assignment:
       cluster_name: backend
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]
-`, indented, host, port)
+`, remove, indented, address, port)
 }

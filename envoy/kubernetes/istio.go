@@ -196,7 +196,7 @@ func listenerPatches(p *pieces) ([]configPatch, error) {
 // hostPatch completes all virtual hosts: which of them have our routes is not
 // known here.
 func hostPatch(p *pieces) (configPatch, error) {
-	host := proto.CloneOf(p.host)
+	host := proto.CloneOf(p.Host)
 	if p.checks {
 		detour, err := checkRules(map[string]string{envoy.DetourExtension: envoy.DetourHeader})
 		if err != nil {

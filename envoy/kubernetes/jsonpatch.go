@@ -93,8 +93,9 @@ func (g EnvoyGateway) routePatches(p *pieces, routes string) []jsonPatch {
 			Op: "add", JSONPath: at, Path: path, Value: value,
 		}})
 	}
-	add(everyHost, "/include_request_attempt_count", p.host.GetIncludeRequestAttemptCount())
-	add(everyHost, "/request_body_buffer_limit", p.host.GetRequestBodyBufferLimit().GetValue())
+	add(everyHost, "/include_request_attempt_count", p.Host.GetIncludeRequestAttemptCount())
+	add(everyHost, "/request_body_buffer_limit", p.Host.GetRequestBodyBufferLimit().GetValue())
+	add(everyHost, "/response_headers_to_remove", p.Host.GetResponseHeadersToRemove())
 	retries := p.retries(gatewayRetries)
 	for _, r := range g.Routes {
 		exactly := strings.ReplaceAll(r.Name, ".", "[.]")

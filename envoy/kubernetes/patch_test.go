@@ -50,10 +50,7 @@ func text(value any, path ...string) string {
 // named wherever one is.
 func TestIstioPatches(t *testing.T) {
 	t.Parallel()
-	first := []string{
-		"HTTP_FILTER INSERT_FIRST rebearer.dead", "HTTP_FILTER INSERT_FIRST rebearer.header_mutation",
-		"HTTP_FILTER INSERT_FIRST rebearer.door",
-	}
+	first := []string{"HTTP_FILTER INSERT_FIRST rebearer.dead", "HTTP_FILTER INSERT_FIRST rebearer.door"}
 	callers := []string{"HTTP_FILTER INSERT_FIRST rebearer.rbac", "HTTP_FILTER INSERT_FIRST rebearer.jwt_authn"}
 	router := []string{"HTTP_FILTER MERGE envoy.filters.http.router"}
 	keys := []string{"CLUSTER ADD keys_shop", "NETWORK_FILTER MERGE envoy.filters.network.http_connection_manager"}

@@ -34,8 +34,6 @@ type pieces struct {
 	// upstream are the router's upstream_http_filters. Nil where nothing is
 	// checked: a cluster of push mode has filters of its own.
 	upstream []*hcmv3.HttpFilter
-	// host is what a virtual host lacks.
-	host *routev3.VirtualHost
 }
 
 // newPieces makes the pieces for routes with these policies.
@@ -44,10 +42,7 @@ func newPieces(cfg render.Config, policies []string) (*pieces, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pieces{Parts: parts, host: &routev3.VirtualHost{
-		IncludeRequestAttemptCount: true,
-		RequestBodyBufferLimit:     wrapperspb.UInt64(uint64(parts.Config.BodyBuffer)),
-	}}
+	p := &pieces{Parts: parts}
 	declared := map[string]bool{} // and whether it pushes
 	for _, r := range cfg.Routes {
 		declared[r.Policy] = r.Push != nil
@@ -63,7 +58,7 @@ func newPieces(cfg render.Config, policies []string) (*pieces, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.first = append([]*hcmv3.HttpFilter{first}, ours(parts.Finish)...)
+	p.first = append([]*hcmv3.HttpFilter{first}, ours([]*hcmv3.HttpFilter{parts.Finish})...)
 	if p.pushes {
 		p.first = append(p.first, ours(parts.Callers)...)
 	}

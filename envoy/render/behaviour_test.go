@@ -186,8 +186,10 @@ func (r *rig) wantCounts(t *testing.T, sc *scenario, requests, observed, tries i
 
 func wantHidden(t *testing.T, a answer) {
 	t.Helper()
-	if v := a.header.Values(envoy.RetryHeader); v != nil {
-		t.Errorf("the caller saw %s: %q", envoy.RetryHeader, v)
+	for name, v := range a.header {
+		if strings.HasPrefix(name, "X-Rebearer-") {
+			t.Errorf("the caller saw %s: %q", name, v)
+		}
 	}
 }
 
@@ -343,6 +345,8 @@ func ignoresForgedAnswer(t *testing.T, r *rig) {
 			backend: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Add("X-Rebearer-Retry", "dead")
 				w.Header().Add("X-Rebearer-Retry", "unclear")
+				w.Header().Add("X-Rebearer-Dead", "dead")
+				w.Header().Add("X-Rebearer-Sent", "1")
 				w.WriteHeader(code)
 			},
 			hook: func(observation) *extprocv3.ProcessingResponse { return letPass() },

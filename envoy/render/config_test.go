@@ -333,7 +333,7 @@ func TestParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := func(list []*hcmv3.HttpFilter) string { return list[len(list)-1].GetName() }
-	if len(parts.Finish) != 2 || parts.Check.GetName() != extAuthzFilter || parts.Service.GetName() != serviceCluster ||
+	if parts.Finish == nil || len(parts.Host.ResponseHeadersToRemove) != 2 || parts.Check.GetName() != extAuthzFilter || parts.Service.GetName() != serviceCluster ||
 		last(parts.Upstream) != "envoy.filters.http.upstream_codec" || len(parts.Push) != 1 || len(parts.Push["orders"]) != 5 {
 		t.Errorf("got %v", parts)
 	}

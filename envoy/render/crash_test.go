@@ -42,7 +42,7 @@ func (p *provider) judge(o observation) *extprocv3.ProcessingResponse {
 		return letPass()
 	}
 	p.current.Store(p.valid.Load())
-	return setHeader(envoy.RetryHeader, envoy.RetryDead)
+	return askRetry(envoy.RetryDead)
 }
 
 // Tokens die under the load of callers of every kind. Whoever behaves never finds

@@ -22,9 +22,8 @@
 //     not see, into metadata, where observe finds it.
 //   - observe is an ext_proc that tells the hook of rejections, and of accepted
 //     second tries. For an accepted first try nothing is sent.
-//   - finish is two filters that see the answer only where no retry followed.
-//     One turns "our token was dead" into a 503 with "Retry-After: 0". The
-//     other hides our headers from the caller.
+//   - finish sees the answer only where no retry followed. It turns "our token
+//     was dead" into a 503 with "Retry-After: 0".
 //
 // # Lean
 //

@@ -16,11 +16,9 @@ import (
 	"github.com/rebearer/rebearer/envoy"
 )
 
-const headerMutationFilter = "envoy.filters.http.header_mutation"
-
 // outerFilters are those of the listener that callers talk to.
 func (b *builder) outerFilters() []*hcmv3.HttpFilter {
-	list := b.finish()
+	list := []*hcmv3.HttpFilter{b.finish()}
 	if b.pushes() {
 		list = append(list, b.callerFilters()...)
 	}
@@ -50,20 +48,11 @@ func (b *builder) router(upstream []*hcmv3.HttpFilter) *hcmv3.HttpFilter {
 	return b.filter("envoy.filters.http.router", &routerv3.Router{UpstreamHttpFilters: upstream})
 }
 
-// finish are the filters that see an answer only where no retry followed.
-// Answers pass filters from the last to the first; the router has dealt with
-// retries by then.
-func (b *builder) finish() []*hcmv3.HttpFilter {
-	return []*hcmv3.HttpFilter{
-		b.filter(headerMutationFilter, removeOurs()),
-		b.filter("envoy.filters.http.custom_response", b.answerDead()),
-	}
-}
-
-// removeOurs removes our headers from what the caller gets. The router could do
-// it too (response_headers_to_remove), but before answerDead sees them.
-func removeOurs() *headermutationv3.HeaderMutation {
-	return mutateResponse(remove(envoy.RetryHeader), remove(sentHeader))
+// finish is the filter that sees an answer only where no retry followed. Answers
+// pass filters from the last to the first; the router has dealt with retries by
+// then.
+func (b *builder) finish() *hcmv3.HttpFilter {
+	return b.filter("envoy.filters.http.custom_response", b.answerDead())
 }
 
 func mutateResponse(mutations ...*rulesv3.HeaderMutation) *headermutationv3.HeaderMutation {
@@ -109,7 +98,7 @@ func (b *builder) answerDead() *customresponsev3.CustomResponse {
 		Body:                 inline(renewedProblem),
 		ResponseHeadersToAdd: problemHeaders(renewedReason),
 	}
-	isDead := b.responseHeader(envoy.RetryHeader, envoy.RetryDead)
+	isDead := b.responseHeader(envoy.DeadHeader, envoy.RetryDead)
 	return &customresponsev3.CustomResponse{CustomResponseMatcher: b.choose(b.when(isDead, "answer_dead", answer))}
 }
 

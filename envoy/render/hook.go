@@ -46,7 +46,7 @@ func (b *builder) observer(r *Route) *extprocfilterv3.ExternalProcessor {
 	p.MessageTimeout = seconds(b.cfg.HookTimeout)
 	// Where a rule looks into the bodies of rejections, the hook asks for one.
 	p.AllowModeOverride = true
-	p.MutationRules = allow(envoy.RetryHeader, "retry-after", "content-type", "cache-control", "x-ext-auth-reason")
+	p.MutationRules = allow(envoy.RetryHeader, envoy.DeadHeader, "retry-after", "content-type", "cache-control", "x-ext-auth-reason")
 	return p
 }
 

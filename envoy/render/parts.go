@@ -10,13 +10,16 @@ import (
 
 // Parts are the pieces of the lean shape, for control planes whose listeners,
 // routes and clusters are their own. A route needs [RetryPolicy] and
-// [RoutePolicy] besides, and its virtual host include_request_attempt_count.
+// [RoutePolicy] besides.
 type Parts struct {
 	// Config is what the pieces are made of, with its defaults.
 	Config Config
-	// Finish are the filters that finish an answer that is not retried. They
-	// go before all others of a listener.
-	Finish []*hcmv3.HttpFilter
+	// Finish finishes an answer that is not retried. It goes before all other
+	// filters of a listener.
+	Finish *hcmv3.HttpFilter
+	// Host is what the routes' virtual host needs: the number of each try, room
+	// for a body that is sent again, and our headers removed.
+	Host *routev3.VirtualHost
 	// Check asks rebearer whether a request may pass.
 	Check *hcmv3.HttpFilter
 	// Upstream are the router's upstream_http_filters, or a cluster's
@@ -52,6 +55,7 @@ func NewParts(cfg Config) (*Parts, error) {
 	p := &Parts{
 		Config:     b.cfg,
 		Finish:     b.finish(),
+		Host:       b.host(),
 		Check:      b.filter(extAuthzFilter, b.check()),
 		Upstream:   b.upstream(nil),
 		Push:       map[string][]*hcmv3.HttpFilter{},

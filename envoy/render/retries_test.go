@@ -151,7 +151,7 @@ func TestOtherRoutes(t *testing.T) {
 		}
 		builder := &builder{cfg: cfg.withDefaults()}
 		own := []*hcmv3.HttpFilter{
-			builder.filter(headerMutationFilter, mutateResponse(&rulesv3.HeaderMutation{
+			builder.filter("envoy.filters.http.header_mutation", mutateResponse(&rulesv3.HeaderMutation{
 				Action: &rulesv3.HeaderMutation_Append{Append: overwrite("x-own", "here")},
 			})),
 			builder.filter("envoy.filters.http.upstream_codec", &upstreamcodecv3.UpstreamCodec{}),

@@ -22,11 +22,8 @@ const maxRetries = 3
 // outerRoutes sends every request on, and again where the hook says so: to the
 // inner listener, or where that is not needed straight to the backend.
 func (b *builder) outerRoutes() *routev3.RouteConfiguration {
-	host := &routev3.VirtualHost{
-		RequestHeadersToRemove:     []string{envoy.RetryHeader},
-		IncludeRequestAttemptCount: true,
-		RequestBodyBufferLimit:     wrapperspb.UInt64(uint64(b.cfg.BodyBuffer)),
-	}
+	host := b.host()
+	host.RequestHeadersToRemove = []string{envoy.RetryHeader}
 	direct := b.cfg.Routes
 	if b.cfg.Shape == Nested {
 		direct = b.pushRoutes()
@@ -45,6 +42,17 @@ func (b *builder) outerRoutes() *routev3.RouteConfiguration {
 		})
 	}
 	return routeConfig(outerListener, host)
+}
+
+// host is what a virtual host says whose routes send requests again. The router
+// removes our headers after it has decided on that, and before the listener's
+// filters see the answer.
+func (b *builder) host() *routev3.VirtualHost {
+	return &routev3.VirtualHost{
+		IncludeRequestAttemptCount: true,
+		RequestBodyBufferLimit:     wrapperspb.UInt64(uint64(b.cfg.BodyBuffer)),
+		ResponseHeadersToRemove:    []string{envoy.RetryHeader, sentHeader},
+	}
 }
 
 // RetryPolicy returns a route's retry policy with the retries that the hook asks
@@ -88,9 +96,9 @@ func (b *builder) ownRetries() *routev3.RetryPolicy {
 // innerRoutes has one route for each policy.
 func (b *builder) innerRoutes() *routev3.RouteConfiguration {
 	host := &routev3.VirtualHost{
-		// A backend's own retry header is removed before observe sees the
+		// What a backend says in our name is removed before observe sees the
 		// answer, so it can cause no retry.
-		ResponseHeadersToRemove: []string{envoy.RetryHeader},
+		ResponseHeadersToRemove: []string{envoy.RetryHeader, envoy.DeadHeader},
 	}
 	for _, r := range mostSpecificFirst(b.checkRoutes()) {
 		host.Routes = append(host.Routes, b.policyRoute(r, b.ownRetries()))

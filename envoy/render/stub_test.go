@@ -267,8 +267,18 @@ func retryRejected(value string) func(observation) *extprocv3.ProcessingResponse
 		if !o.rejected() {
 			return letPass()
 		}
-		return setHeader(envoy.RetryHeader, value)
+		return askRetry(value)
 	}
+}
+
+// askRetry is how the hook asks for a retry.
+func askRetry(value string) *extprocv3.ProcessingResponse {
+	answer := setHeader(envoy.RetryHeader, value)
+	if value == envoy.RetryDead {
+		change := answer.GetResponseHeaders().GetResponse().GetHeaderMutation()
+		change.SetHeaders = append(change.SetHeaders, raw(envoy.DeadHeader, value))
+	}
+	return answer
 }
 
 // note adds what inject is told.

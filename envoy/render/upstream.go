@@ -41,7 +41,7 @@ func (b *builder) upstream(r *Route) []*hcmv3.HttpFilter {
 // HTTP/1.1; 1.37.0 to 1.40.0).
 func guard() *headermutationv3.HeaderMutation {
 	sent := overwrite(sentHeader, "%REQUEST_TX_DURATION%")
-	return mutateResponse(remove(envoy.RetryHeader), remove(sentHeader),
+	return mutateResponse(remove(envoy.RetryHeader), remove(envoy.DeadHeader), remove(sentHeader),
 		&rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Append{Append: sent}})
 }
 

@@ -8,6 +8,8 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+
+	"github.com/rebearer/rebearer/envoy"
 )
 
 // Finding is one thing that is not as it must be.
@@ -241,10 +243,13 @@ func (i *inspection) retried(at way, hook time.Duration) {
 		policy = at.host.GetRetryPolicy()
 	}
 	if !retries(policy) {
-		i.found(at.where, "it has no retry policy with retriable-headers on %s: rejected requests are not retried", "x-rebearer-retry")
+		i.found(at.where, "it has no retry policy with retriable-headers on %s: rejected requests are not retried", envoy.RetryHeader)
 	}
 	if !at.host.GetIncludeRequestAttemptCount() {
 		i.found(at.where, "virtual host %s lacks include_request_attempt_count: retried requests cannot be told from first ones", at.host.GetName())
+	}
+	if !slices.Contains(at.host.GetResponseHeadersToRemove(), envoy.RetryHeader) {
+		i.found(at.where, "virtual host %s lacks response_headers_to_remove: %s: callers see it where a request is not retried", at.host.GetName(), envoy.RetryHeader)
 	}
 	timeout := defaultRouteTimeout
 	if action.GetTimeout() != nil {

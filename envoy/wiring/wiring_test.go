@@ -65,17 +65,17 @@ func TestInspect(t *testing.T) {
 		{
 			"nested", config(render.Nested, false),
 			[]string{"nested, through rebearer_inner"},
-			[]damage{noRetryPolicy, noAttemptCount, shortTimeout, noBreaker, failsOpen},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, failsOpen},
 		},
 		{
 			"lean", config(render.Lean, false),
 			[]string{": lean"},
-			[]damage{noRetryPolicy, noAttemptCount, shortTimeout, noBreaker, failsOpen, noGuard, noInject, oldEnvoy, ownFilters},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, failsOpen, noGuard, noInject, oldEnvoy, ownFilters},
 		},
 		{
 			"push", config(render.Nested, true),
 			[]string{": push of orders"},
-			[]damage{noRetryPolicy, noAttemptCount, shortTimeout, noBreaker, noGuard, noInject, oldEnvoy},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, noGuard, noInject, oldEnvoy},
 		},
 	}
 	for _, tt := range tests {
@@ -170,6 +170,7 @@ func renamed(role string) func(map[string]any) {
 var (
 	noRetryPolicy  = damage{"no retry policy", without("retry_policy"), "rejected requests are not retried"}
 	noAttemptCount = damage{"no attempt count", without("include_request_attempt_count"), "lacks include_request_attempt_count"}
+	noRemoval      = damage{"no removal", without("response_headers_to_remove"), "callers see it"}
 	noBreaker      = damage{"no breaker", without("circuit_breakers"), "max_retries is Envoy's default"}
 	noInject       = damage{"no inject", renamed("inject"), "lacks inject"}
 	shortTimeout   = damage{"short timeout", func(o map[string]any) {
