@@ -1,10 +1,8 @@
 package render
 
 import (
-	rulesv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	customresponsev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
-	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	headertometadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_to_metadata/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -53,14 +51,6 @@ func (b *builder) router(upstream []*hcmv3.HttpFilter) *hcmv3.HttpFilter {
 // then.
 func (b *builder) finish() *hcmv3.HttpFilter {
 	return b.filter("envoy.filters.http.custom_response", b.answerDead())
-}
-
-func mutateResponse(mutations ...*rulesv3.HeaderMutation) *headermutationv3.HeaderMutation {
-	return &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{ResponseMutations: mutations}}
-}
-
-func remove(name string) *rulesv3.HeaderMutation {
-	return &rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Remove{Remove: name}}
 }
 
 const (

@@ -45,6 +45,14 @@ func guard() *headermutationv3.HeaderMutation {
 		&rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Append{Append: sent}})
 }
 
+func mutateResponse(mutations ...*rulesv3.HeaderMutation) *headermutationv3.HeaderMutation {
+	return &headermutationv3.HeaderMutation{Mutations: &headermutationv3.Mutations{ResponseMutations: mutations}}
+}
+
+func remove(name string) *rulesv3.HeaderMutation {
+	return &rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Remove{Remove: name}}
+}
+
 // onRetry calls the hook about every try but the first.
 func (b *builder) onRetry(inject *extprocfilterv3.ExternalProcessor) *commonmatchingv3.ExtensionWithMatcher {
 	return b.composite(b.choose(b.when(b.isLater(), "inject", b.execute("inject", inject))))
