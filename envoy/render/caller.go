@@ -1,6 +1,7 @@
 package render
 
 import (
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -111,16 +112,13 @@ func (p *Push) requirement() *jwtauthnv3.JwtRequirement {
 }
 
 func (b *builder) provider(c Caller, p *Push) *jwtauthnv3.JwtProvider {
-	from := &jwtauthnv3.JwtHeader{Name: p.TokenHeader, ValuePrefix: p.tokenScheme()}
-	set(&from.Name, authorization)
 	return &jwtauthnv3.JwtProvider{
 		Issuer:            c.Issuer,
 		Audiences:         c.Audiences,
 		RequireExpiration: true,
 		Forward:           true,                              // the route's rules take it out
 		ClockSkewSeconds:  uint32(c.ClockSkew / time.Second), //nolint:gosec // a few seconds
-		// Without a place of its own Envoy looks into the query as well.
-		FromHeaders:       []*jwtauthnv3.JwtHeader{from},
+		FromHeaders:       p.places(),
 		PayloadInMetadata: envoy.CallerPayloadKey,
 		HeaderInMetadata:  headerKey,
 		JwtCacheConfig:    &jwtauthnv3.JwtCacheConfig{JwtCacheSize: verifiedTokens},
@@ -134,6 +132,19 @@ func (b *builder) provider(c Caller, p *Push) *jwtauthnv3.JwtProvider {
 			AsyncFetch:    &jwtauthnv3.JwksAsyncFetch{FailedRefetchDuration: durationpb.New(keysRetry)},
 		}},
 	}
+}
+
+// places are where a caller's token may be: Envoy looks into the query as well
+// where none is given. It compares a scheme as it is written, though its case
+// means nothing (RFC 9110 section 11.1).
+func (p *Push) places() []*jwtauthnv3.JwtHeader {
+	place := &jwtauthnv3.JwtHeader{Name: p.TokenHeader, ValuePrefix: p.tokenScheme()}
+	set(&place.Name, authorization)
+	places := []*jwtauthnv3.JwtHeader{place}
+	if lower := strings.ToLower(place.ValuePrefix); lower != place.ValuePrefix {
+		places = append(places, &jwtauthnv3.JwtHeader{Name: place.Name, ValuePrefix: lower})
+	}
+	return places
 }
 
 // cluster is the name of the cluster that leads to the issuer's keys.

@@ -133,6 +133,7 @@ func TestPushCallers(t *testing.T) {
 		}{
 			{"plain", claims(nil), 200},
 			{"plain", nil, 401},
+			{"plain", http.Header{"Authorization": {"bearer " + shop.token(nil)}}, 200},
 			{"plain", bearer("x"), 401},
 			{"plain", bearer(forged.token(nil)), 401},
 			{"plain", bearer(club.token(nil)), 401},
