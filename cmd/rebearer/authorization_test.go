@@ -61,12 +61,15 @@ func TestBackendSeesOurTokenOnly(t *testing.T) {
 						}
 					}
 				}
-				want := 3
-				if tt.want != http.StatusOK {
-					want = 0
+				least, most := 3, 3
+				switch {
+				case tt.want != http.StatusOK:
+					least, most = 0, 0
+				case w == pushed:
+					most = 4 // Envoy may be told of the new token after the second request
 				}
-				if got := s.api.Counts().Requests - before; got != want {
-					t.Errorf("%d tries reached the backend, want %d", got, want)
+				if got := s.api.Counts().Requests - before; got < least || got > most {
+					t.Errorf("%d tries reached the backend, want %d to %d", got, least, most)
 				}
 			})
 		}

@@ -46,6 +46,10 @@ func (d *discovery) get(ctx context.Context) (endpoints, error) {
 		return found, err
 	}
 	flight := d.flight.DoChan("", func() (any, error) {
+		// Another fetch may have ended since.
+		if _, wanted, err := d.known(time.Now()); !wanted {
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.timeout)
 		defer cancel()
 		return nil, d.refresh(ctx)
