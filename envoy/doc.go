@@ -15,8 +15,9 @@
 //  3. The outer listener retries exactly the answers that carry that header.
 //     The new try passes the check again and is given the fresh token.
 //  4. Where the outer listener cannot retry (the body was larger than its
-//     buffer, the request is a stream, or the tries are used up), the header's
-//     value decides what the caller sees: see [RetryDead] and [RetryUnclear].
+//     buffer, the request is a stream, or the tries are used up), the caller
+//     gets the backend's own answer, or a 503 where [DeadHeader] stands beside
+//     that header.
 //
 // Where Envoy sends a request again behind the check (the lean shape), or asks no
 // check at all (push mode), observe is a filter of the router's own, which runs
