@@ -181,6 +181,26 @@ func (e *Envoy) get(tb testing.TB, path string, read func(io.Reader) error) erro
 	return read(resp.Body)
 }
 
+// Pause makes the process stand still until [Envoy.Resume], as on a machine that
+// has no time for it.
+func (e *Envoy) Pause(tb testing.TB) {
+	tb.Helper()
+	e.signal(tb, syscall.SIGSTOP)
+}
+
+// Resume lets a process go on that stands still.
+func (e *Envoy) Resume(tb testing.TB) {
+	tb.Helper()
+	e.signal(tb, syscall.SIGCONT)
+}
+
+func (e *Envoy) signal(tb testing.TB, s syscall.Signal) {
+	tb.Helper()
+	if err := e.process.Signal(s); err != nil {
+		tb.Fatalf("signal %v to Envoy: %v", s, err)
+	}
+}
+
 func (e *Envoy) stop(tb testing.TB) {
 	tb.Helper()
 	if !e.Alive() {
