@@ -30,6 +30,7 @@ func TestEnvoyGateway(t *testing.T) {
 			gateway := envoy.Address(t, "gateway/gateway/http")
 			m.checkAnswers(t, gateway)
 			m.checkRestarts(t, gateway)
+			m.checkWiring(t, envoy.Admin)
 		})
 	}
 }

@@ -29,6 +29,7 @@ func TestIstio(t *testing.T) {
 			gateway := envoy.Address(t, fmt.Sprintf("0.0.0.0_%d", port))
 			m.checkAnswers(t, gateway)
 			m.checkRestarts(t, gateway)
+			m.checkWiring(t, envoy.Admin)
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package examples_test
 
 import (
+	"bytes"
 	"net/http"
 	"os"
 	"os/exec"
@@ -149,6 +150,24 @@ func (m *mesh) checkAnswers(t *testing.T, envoy string) {
 		if strings.Contains(string(body), token) || strings.Contains(strings.ToLower(string(body)), "x-rebearer") {
 			t.Errorf("%s: the API saw what it should not:\n%s", tt.name, body)
 		}
+	}
+}
+
+// checkWiring has rebearer look at what an Envoy runs: it must find nothing wrong
+// with it, and have looked at the example's route.
+func (m *mesh) checkWiring(t *testing.T, admin string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, admin+"/config_dump", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dump := do(t, request)
+	cmd := exec.CommandContext(t.Context(), m.program, "envoy", "--config", m.config, "--check", "-")
+	cmd.Stdin = bytes.NewReader(dump)
+	out, err := cmd.CombinedOutput()
+	t.Logf("rebearer envoy --check:\n%s", out)
+	if err != nil || !bytes.Contains(out, []byte("looked at:")) {
+		t.Errorf("the chain is not wired: %v", err)
 	}
 }
 

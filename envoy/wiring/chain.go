@@ -16,6 +16,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -28,8 +29,9 @@ type chain struct {
 	hashes   map[string]bool // of the configurations that they were rendered from
 	clusters map[string]bool // that they lead to
 	longest  time.Duration   // that one of them may take
-	guard    bool
-	injects  string // the credential whose secret is injected; empty if none is
+	guard    string          // the header that its guard sets; empty if it has none
+	answers  bool            // it answers 503 where a rejection is about our own token
+	injects  string          // the credential whose secret is injected; empty if none is
 	check    *extauthzv3.ExtAuthz
 }
 
@@ -52,7 +54,9 @@ func (c *chain) note(m proto.Message) {
 		c.noteProcessor(m)
 	case *headermutationv3.HeaderMutation:
 		for _, r := range m.GetMutations().GetResponseMutations() {
-			c.guard = c.guard || strings.Contains(r.GetAppend().GetHeader().GetValue(), "REQUEST_TX_DURATION")
+			if sent := r.GetAppend().GetHeader(); strings.Contains(sent.GetValue(), "REQUEST_TX_DURATION") {
+				c.guard = sent.GetKey()
+			}
 		}
 	case *credentialinjectorv3.CredentialInjector:
 		walk(m.GetCredential().GetTypedConfig(), func(m proto.Message) {
@@ -60,6 +64,8 @@ func (c *chain) note(m proto.Message) {
 				c.injects, _ = envoy.SecretCredential(secret.GetName())
 			}
 		})
+	case *matcherv3.HttpResponseHeaderMatchInput:
+		c.answers = c.answers || strings.EqualFold(m.GetHeaderName(), envoy.DeadHeader)
 	case *extauthzv3.ExtAuthz:
 		c.check = m
 	}
@@ -97,7 +103,7 @@ func (c *chain) missing() []string {
 			list = append(list, role)
 		}
 	}
-	if !c.guard {
+	if c.guard == "" {
 		list = append(list, "the guard (without it Envoy crashes when an upload or a WebSocket is refused early)")
 	}
 	return list

@@ -185,7 +185,7 @@ func (i *inspection) nested(where string, inner entrance) {
 		i.found(where, "it observes answers itself, so the retry must come from a listener in front of it, and none leads to it: no rejected request is retried")
 	}
 	for _, at := range outer {
-		i.retried(at, inner.before.longest)
+		i.retried(at, inner.before)
 		i.report.Routes = append(i.report.Routes, at.where+": nested, through "+inner.name)
 	}
 }
@@ -208,7 +208,7 @@ func (i *inspection) route(at way, checked bool) {
 			c = own
 		}
 		i.upstream(at, name, c)
-		i.retried(at, c.longest)
+		i.retried(at, c)
 		i.report.Routes = append(i.report.Routes, fmt.Sprintf("%s to cluster %s: %s", at.where, name, shape))
 	}
 }
@@ -235,9 +235,10 @@ func (i *inspection) upstream(at way, cluster string, c chain) {
 	}
 }
 
-// retried looks at what makes a route send a request again.
-func (i *inspection) retried(at way, hook time.Duration) {
-	action := at.route.GetRoute()
+// retried looks at what makes a route send a request again, or answer it where it
+// cannot be. c calls the hook.
+func (i *inspection) retried(at way, c chain) {
+	action, hook := at.route.GetRoute(), c.longest
 	policy := action.GetRetryPolicy()
 	if policy == nil {
 		policy = at.host.GetRetryPolicy()
@@ -248,8 +249,13 @@ func (i *inspection) retried(at way, hook time.Duration) {
 	if !at.host.GetIncludeRequestAttemptCount() {
 		i.found(at.where, "virtual host %s lacks include_request_attempt_count: retried requests cannot be told from first ones", at.host.GetName())
 	}
-	if !slices.Contains(at.host.GetResponseHeadersToRemove(), envoy.RetryHeader) {
-		i.found(at.where, "virtual host %s lacks response_headers_to_remove: %s: callers see it where a request is not retried", at.host.GetName(), envoy.RetryHeader)
+	for _, ours := range []string{envoy.RetryHeader, c.guard} {
+		if ours != "" && !slices.Contains(at.host.GetResponseHeadersToRemove(), ours) {
+			i.found(at.where, "virtual host %s lacks response_headers_to_remove: %s: callers see it where a request is not retried", at.host.GetName(), ours)
+		}
+	}
+	if !at.entrance.before.answers {
+		i.found("listener "+at.entrance.name, "no filter answers 503 where %s says that our own token was refused and the request cannot be sent again: the caller sees the backend's 401 and its challenge", envoy.DeadHeader)
 	}
 	timeout := defaultRouteTimeout
 	if action.GetTimeout() != nil {

@@ -65,17 +65,17 @@ func TestInspect(t *testing.T) {
 		{
 			"nested", config(render.Nested, false),
 			[]string{"nested, through rebearer_inner"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, failsOpen},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen},
 		},
 		{
 			"lean", config(render.Lean, false),
 			[]string{": lean"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, failsOpen, noGuard, noInject, oldEnvoy, ownFilters},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen, noGuard, noSentRemoval, noInject, oldEnvoy, ownFilters},
 		},
 		{
 			"push", config(render.Nested, true),
 			[]string{": push of orders"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, shortTimeout, noBreaker, noGuard, noInject, oldEnvoy},
+			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, noGuard, noSentRemoval, noInject, oldEnvoy},
 		},
 	}
 	for _, tt := range tests {
@@ -171,9 +171,19 @@ var (
 	noRetryPolicy  = damage{"no retry policy", without("retry_policy"), "rejected requests are not retried"}
 	noAttemptCount = damage{"no attempt count", without("include_request_attempt_count"), "lacks include_request_attempt_count"}
 	noRemoval      = damage{"no removal", without("response_headers_to_remove"), "callers see it"}
-	noBreaker      = damage{"no breaker", without("circuit_breakers"), "max_retries is Envoy's default"}
-	noInject       = damage{"no inject", renamed("inject"), "lacks inject"}
-	shortTimeout   = damage{"short timeout", func(o map[string]any) {
+	noSentRemoval  = damage{"no removal of the guard's header", func(o map[string]any) {
+		if removed, ok := o["response_headers_to_remove"].([]any); ok {
+			o["response_headers_to_remove"] = slices.DeleteFunc(removed, func(name any) bool { return name == "x-rebearer-sent" })
+		}
+	}, "x-rebearer-sent: callers see it"}
+	noAnswer = damage{"no answer", func(o map[string]any) {
+		if o["header_name"] == "x-rebearer-dead" {
+			o["header_name"] = "another"
+		}
+	}, "no filter answers 503"}
+	noBreaker    = damage{"no breaker", without("circuit_breakers"), "max_retries is Envoy's default"}
+	noInject     = damage{"no inject", renamed("inject"), "lacks inject"}
+	shortTimeout = damage{"short timeout", func(o map[string]any) {
 		if _, ok := o["retry_policy"]; ok {
 			o["timeout"] = "1s"
 		}
