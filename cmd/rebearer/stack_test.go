@@ -43,6 +43,8 @@ type stackOptions struct {
 	provider   string        // further keys of both providers, in YAML flow style
 	policy     string        // further keys of the policy, in YAML flow style
 	admin      string        // further keys of the admin listener, in YAML flow style
+	grpc       string        // further keys of the gRPC listener, in YAML flow style
+	envoyKeys  string        // further keys of what Envoy is told, in YAML flow style
 
 	// orders is the whole credential, in YAML flow style, instead of one with
 	// the plain client.
@@ -75,6 +77,7 @@ type stack struct {
 	envoy                    *envoytest.Envoy
 	config                   string // rebearer's configuration file
 	processes                []*process
+	bootstrap                []byte   // of Envoy
 	url                      string   // of Envoy
 	status                   []string // URLs of rebearer's status listeners
 	admin                    []string // addresses of its admin listeners
@@ -215,7 +218,7 @@ func (s *stack) configuration(o stackOptions, l listen) string {
 		}
 		return ", " + keys
 	}
-	provider, policy, admin := further(o.provider), further(o.policy), further(o.admin)
+	provider, policy := further(o.provider), further(o.policy)
 	if o.orders == "" {
 		o.orders = fmt.Sprintf(`
     clients: [{provider: backend, id: %q, secret_file: secret}]
@@ -227,7 +230,7 @@ func (s *stack) configuration(o stackOptions, l listen) string {
 	return fmt.Sprintf(`
 version: 1
 server:
-  grpc: {address: %q}
+  grpc: {address: %q%s}
   status: {address: %q}
   admin: {address: %q%s}
 providers:
@@ -239,10 +242,10 @@ credentials:
   orders: %s%s
 policies:
   default: {callers: [shop], credential: orders%s%s}%s
-envoy: {%sroute_timeout: 30s}
-`, l.grpc, l.status, l.admin, admin, s.callers.Issuer(), o.way.keys(s.callers.Issuer()), provider,
+envoy: {%sroute_timeout: 30s%s}
+`, l.grpc, further(o.grpc), l.status, l.admin, further(o.admin), s.callers.Issuer(), o.way.keys(s.callers.Issuer()), provider,
 		o.backendURL, provider, entries(o.providers), audience, entries(o.callers),
-		o.orders, entries(o.credentials), o.way.delivery(), policy, entries(o.policies), o.way.shape())
+		o.orders, entries(o.credentials), o.way.delivery(), policy, entries(o.policies), o.way.shape(), further(o.envoyKeys))
 }
 
 func write(t testing.TB, path, content string) {
@@ -262,7 +265,9 @@ func (s *stack) startReplicas(t testing.TB, o stackOptions) []string {
 		if o.processes {
 			l = listen{freeAddress(t), freeAddress(t), freeAddress(t)}
 		}
-		l.grpc = o.way.socket(t, l.grpc)
+		if o.grpc == "" {
+			l.grpc = o.way.socket(t, l.grpc)
+		}
 		file := s.config
 		if i > 0 {
 			file = filepath.Join(filepath.Dir(s.config), fmt.Sprintf("rebearer-%d.yaml", i))
@@ -345,6 +350,7 @@ func (s *stack) startEnvoy(t testing.TB, binary envoytest.Binary, rebearer []str
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.bootstrap = bootstrap
 	s.envoy = envoytest.Start(t, binary, bootstrap)
 	s.url = "http://" + s.envoy.Address(t, "rebearer_outer")
 }

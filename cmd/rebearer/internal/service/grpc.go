@@ -61,7 +61,11 @@ func (s *Service) newGRPC() (*grpc.Server, *health.Server, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
+		watched, err := watchHandshakes(credentials.NewTLS(secure), s.opts.Logger, s.registry)
+		if err != nil {
+			return nil, nil, err
+		}
+		options = append(options, grpc.Creds(watched))
 	}
 	cfg := hook.Config{Logger: s.opts.Logger, Metrics: s.registry}
 	if s.opts.Hashes != nil {
@@ -110,8 +114,6 @@ func serverTLS(cfg config.GRPC) (*tls.Config, error) {
 	}, nil
 }
 
-var errStranger = errors.New("the certificate has none of the names of server.grpc.peers")
-
 func loadTLS(cfg config.GRPC) (*tls.Config, error) {
 	certificate, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
 	if err != nil {
@@ -135,26 +137,22 @@ func loadTLS(cfg config.GRPC) (*tls.Config, error) {
 	}
 	secure.ClientAuth = tls.RequireAndVerifyClientCert
 	secure.VerifyConnection = func(state tls.ConnectionState) error {
-		if len(state.PeerCertificates) == 0 || !isPeer(state.PeerCertificates[0], cfg.Peers) {
-			return errStranger
+		if names := namesOf(state.PeerCertificates); !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(cfg.Peers, name) }) {
+			return fmt.Errorf("the certificate has none of the names of server.grpc.peers, but %q", names)
 		}
 		return nil
 	}
 	return secure, nil
 }
 
-// isPeer reports whether a certificate has one of the allowed subject
-// alternative names.
-func isPeer(certificate *x509.Certificate, allowed []string) bool {
-	for _, name := range certificate.DNSNames {
-		if slices.Contains(allowed, name) {
-			return true
-		}
+// namesOf returns the subject alternative names that a peer may be allowed by.
+func namesOf(chain []*x509.Certificate) []string {
+	if len(chain) == 0 {
+		return nil
 	}
-	for _, uri := range certificate.URIs {
-		if slices.Contains(allowed, uri.String()) {
-			return true
-		}
+	names := slices.Clone(chain[0].DNSNames)
+	for _, uri := range chain[0].URIs {
+		names = append(names, uri.String())
 	}
-	return false
+	return names
 }
