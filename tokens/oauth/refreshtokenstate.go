@@ -104,6 +104,7 @@ func writeState(name string, s refreshState) error {
 	_ = os.Remove(temporary)
 	err = writeSynced(temporary, append(content, '\n'))
 	if err == nil {
+		giveToOwnerOf(temporary, name, filepath.Dir(name))
 		err = os.Rename(temporary, name)
 	}
 	if err != nil {
