@@ -202,6 +202,15 @@ func (c *Credential) behalf(s Subject) Subject {
 	return s
 }
 
+// entryOf returns the entry of the token that a check gave out, or nil if
+// it is not at hand: the credential may ask on behalf of callers only since then.
+func (c *Credential) entryOf(u Use) *entry {
+	if c.cfg.OnBehalf && u.Subject == "" {
+		return nil
+	}
+	return c.h.find(u.Subject)
+}
+
 // obtain waits for a fetch, if there is one, and falls back on the token that is
 // held while that lives.
 func (c *Credential) obtain(ctx context.Context, e *entry, held Token, f *fetch) (Token, error) {
@@ -255,7 +264,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 		}
 		return token, nil
 	}
-	e := c.h.find(r.Use.Subject)
+	e := c.entryOf(r.Use)
 	if e == nil {
 		return Token{}, c.unavailable(errNoSubject, 0)
 	}

@@ -124,8 +124,8 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 		{"push, real 403s", true, 1, 0.01, 0, 0.02},
 		{"push, 5 requests a second", true, 1, 0, 200 * time.Millisecond, 0},
 		// One caller, whose own real 403s keep him from being tried: it takes a
-		// surge.
-		{"push, 5 requests a second, real 403s", true, 1, 0.01, 200 * time.Millisecond, 0.08},
+		// surge. The median is 1.5 %, but one run in a hundred loses 10 %.
+		{"push, 5 requests a second, real 403s", true, 1, 0.01, 200 * time.Millisecond, 0.25},
 	}
 	for _, tt := range tests {
 		for _, verdict := range []Verdict{Unclear, Dead} {

@@ -17,7 +17,7 @@ const (
 	inUse = 30 * time.Second
 	// maxDisposed bounds how many tokens wait to be revoked. One that finds no
 	// room lives until its provider forgets it, which is reported.
-	maxDisposed = 1024
+	maxDisposed = 16384
 	// disposers is how many are revoked at once.
 	disposers = 4
 	// disposalTries is how often one is tried, and disposalRetry how long the
@@ -34,6 +34,7 @@ var errDisposalFull = errors.New("too many tokens wait to be revoked")
 // while there is something to do.
 type disposal struct {
 	mu      sync.Mutex
+	resting int // tokens that are left alone yet
 	waiting []disposed
 	workers int
 }
@@ -49,18 +50,22 @@ func (d *disposal) add(c *Credential, client int, token Secret) {
 	if token == "" {
 		return
 	}
-	time.AfterFunc(inUse, func() { d.revoke(c, client, token) })
-}
-
-// revoke has a token revoked now.
-func (d *disposal) revoke(c *Credential, client int, token Secret) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.waiting) >= maxDisposed {
+	if d.resting+len(d.waiting) >= maxDisposed {
 		c.emit(Event{Kind: EventFailed, Fingerprint: FingerprintOf(token.Reveal()), Reason: ReasonDropped, Err: errDisposalFull})
 		return
 	}
-	d.waiting = append(d.waiting, disposed{c, client, token})
+	d.resting++
+	time.AfterFunc(inUse, func() { d.revoke(disposed{c, client, token}) })
+}
+
+// revoke has a token revoked that has rested.
+func (d *disposal) revoke(dropped disposed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resting--
+	d.waiting = append(d.waiting, dropped)
 	if d.workers < disposers {
 		d.workers++
 		go d.work()

@@ -77,7 +77,8 @@
 //     trial, within the cool-down.
 //   - Otherwise it is held for a moment. If at least half of the requests since
 //     then come back refused too, the token is what is wrong: that may spend the
-//     reserve.
+//     reserve. Where every caller has a token of his own it takes three quarters,
+//     and twelve in a row.
 //   - A trial after which a retried request passed is given back, within bounds,
 //     and so is one that the provider did not answer: a pause bounds those. One
 //     that several rejections in a row caused, and after which nothing passed,

@@ -20,6 +20,7 @@ type entry struct {
 	current  Token      // may have expired; zero if there never was one
 	past     pastTokens
 	asked    time.Time // for the current token, last: the same one may come again
+	final    bool      // the provider gives the current one again until its end
 	fetching *fetch    // nil if none is in flight
 	renewal  time.Time
 	timer    *time.Timer // renews at renewal; only where pinned
@@ -85,7 +86,7 @@ func (e *entry) demand(now time.Time, attempt int) (Token, *fetch) {
 		return token, e.fetchMissing(now)
 	case !token.freshOn(attempt, now):
 		return token, e.suspect(now)
-	case e.failures == 0 && token.Expires.Sub(now) < e.c().cfg.Expiry.least(token):
+	case e.failures == 0 && token.Expires.Sub(now) < e.c().cfg.Expiry.least(token) && !e.final:
 		return token, e.join(now, ReasonRenewal)
 	case !e.pinned && e.failures == 0 && e.suspected():
 		return token, e.join(now, ReasonSpread)

@@ -33,15 +33,17 @@ func (f *fetch) over() bool {
 }
 
 // How token requests that failed are tried again. Within one fetch the tries
-// come soon, since callers wait. Once a provider is known to be down there is
-// one try a fetch, after a pause that is short enough that whoever waits for it
-// still gets an answer, and that a provider that is back is noticed at once.
+// come soon, since callers wait. Once a fetch has failed, and so the provider is
+// known to be down, there is one try a fetch, after a pause that is short enough
+// that whoever waits for it still gets an answer, and that a provider that is back
+// is noticed at once. What one caller's fetch found out holds for the next one's.
 const (
 	firstRetry     = 50 * time.Millisecond
 	maxRetry       = time.Second
 	retryJitter    = 0.3
 	permanentPause = 10 * time.Second
 	maxRenewalWait = 30 * time.Second
+	maxRefusedWait = 5 * time.Minute // a provider that refuses us does not change its mind by itself
 )
 
 // fetchMissing starts or joins the fetch of a token where none is alive. It
@@ -74,6 +76,9 @@ func (e *entry) failed(err error, retryAfter time.Duration) *fetch {
 // credential is paused or closed, or the provider just refused for good. None
 // may be in flight.
 func (e *entry) start(now time.Time, reason Reason) *fetch {
+	if !e.pinned && !e.lone && e.failures == 0 {
+		e.outage = e.of.health()
+	}
 	wait := e.notUntil.Sub(now)
 	switch {
 	case e.of.life.Err() != nil:
@@ -110,6 +115,9 @@ func (e *entry) run(f *fetch) {
 	ctx, cancel := context.WithTimeoutCause(e.of.life, e.c().cfg.Timeout, errSlow)
 	defer cancel()
 	for !e.attempt(ctx, f) {
+	}
+	if !e.pinned {
+		e.of.noteHealth(e)
 	}
 	switch {
 	case e.lone:
@@ -276,7 +284,11 @@ func (e *entry) fail(f *fetch, now time.Time, err error) {
 	if f.paid { // the pause after a failure bounds these
 		e.c().giveBack()
 	}
-	retry := now.Add(max(wait, min(time.Second<<min(e.failures, 5), maxRenewalWait)))
+	again := min(time.Second<<min(e.failures, 5), maxRenewalWait)
+	if isRefusal(err) {
+		again = min(permanentPause<<min(e.failures-1, 5), maxRefusedWait)
+	}
+	retry := now.Add(max(wait, again))
 	switch {
 	case e.current.aliveAt(now) && e.current.Expires.Before(retry):
 		e.schedule(e.current.Expires)
@@ -314,7 +326,12 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 		f.token = fresh
 		e.current = fresh
 		e.publish()
-		e.schedule(fresh.Expires) // before that it would come back once more
+		e.final = fresh.Expires.Sub(old.Expires) <= expiry.least(fresh)
+		if e.final {
+			e.schedule(fresh.Expires) // before that it would come back once more
+		} else {
+			e.schedule(expiry.renewal(now, fresh.Expires, rand.Float64()))
+		}
 		if f.dead == fresh.Fingerprint {
 			e.emit(Event{Kind: EventFailed, Reason: ReasonSameToken, Err: errSameToken})
 		}
@@ -324,7 +341,7 @@ func (e *entry) install(f *fetch, grant Grant, requested, now time.Time) {
 		e.emit(Event{Kind: EventEvicted, Reason: f.reason})
 	}
 	e.past.add(old.Fingerprint)
-	e.current = fresh
+	e.current, e.final = fresh, false
 	if e.pinned { // a caller's new token says nothing of the others'
 		e.of.share.newToken()
 	}

@@ -33,7 +33,7 @@ type holder struct {
 
 	mu    sync.Mutex        // guards what follows; taken after an entry's
 	alone map[string]*alone // the bypass fetches in flight, by subject
-	down  outage            // as the last bypass fetch found it
+	down  outage            // as the last fetch found it that was not for our own token
 	firm  confirmation
 }
 
@@ -114,14 +114,8 @@ type alone struct {
 // share it.
 func (c *Credential) tokenAlone(ctx context.Context, s Subject) (Token, error) {
 	s = c.behalf(s)
-	name, h, now := subjectName(s), c.h, time.Now()
-	h.mu.Lock()
-	a := h.alone[name]
-	if a == nil || now.Sub(a.began) >= sameInstant {
-		a = h.fetchAlone(name, s, now)
-	}
-	h.mu.Unlock()
-	token, err := c.wait(ctx, a.fetch)
+	h := c.h
+	token, err := c.wait(ctx, h.fetchAlone(s, time.Now()))
 	if err == nil {
 		h.uses.Add(1)
 		h.bypassed.Add(1)
@@ -130,32 +124,54 @@ func (c *Credential) tokenAlone(ctx context.Context, s Subject) (Token, error) {
 	return token, err
 }
 
-// fetchAlone starts the fetch of a bypass.
-func (h *holder) fetchAlone(name string, s Subject, now time.Time) *alone {
-	e := &entry{of: h, name: name, subject: s, lone: true, outage: h.down}
-	e.mu.Lock()
+// fetchAlone starts the fetch of a bypass, or joins one of the same instant.
+func (h *holder) fetchAlone(s Subject, now time.Time) *fetch {
+	e := &entry{of: h, name: subjectName(s), subject: s, lone: true}
+	e.mu.Lock() // first, as everywhere
 	defer e.mu.Unlock()
-	a := &alone{entry: e, fetch: e.start(now, ReasonBypass), began: now}
-	if e.fetching != nil {
-		h.alone[name] = a
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a := h.alone[e.name]; a != nil && now.Sub(a.began) < sameInstant {
+		return a.fetch
 	}
-	return a
+	e.outage = h.down
+	f := e.start(now, ReasonBypass)
+	if e.fetching != nil {
+		h.alone[e.name] = &alone{entry: e, fetch: f, began: now}
+	}
+	return f
 }
 
-// endAlone notes what the fetch of a bypass found out of the provider's health,
-// so that the next one need not.
+// endAlone forgets the fetch of a bypass.
 func (h *holder) endAlone(e *entry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a := h.alone[e.name]; a != nil && a.entry == e {
+		delete(h.alone, e.name)
+	}
+}
+
+// noteHealth notes what the fetch of a token that is not our own found out of the
+// provider's health, so that those of others need not.
+func (h *holder) noteHealth(e *entry) {
 	e.mu.Lock()
 	found := e.outage
 	e.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if e.name == "" || !isRefusal(found.lastErr) { // or else it may be about that caller
+	switch {
+	case e.name == "" || !isRefusal(found.lastErr):
 		h.down = found
+	case isSubject(found.lastErr): // it is well, and said no to one caller
+		h.down = outage{}
 	}
-	if a := h.alone[e.name]; a != nil && a.entry == e {
-		delete(h.alone, e.name)
-	}
+}
+
+// health returns what others found out of the provider.
+func (h *holder) health() outage {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down
 }
 
 // reown does for a new owner what depends on its settings: it plans the renewal

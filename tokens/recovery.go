@@ -61,7 +61,8 @@ type trial struct {
 }
 
 // handedOut counts a request. Retried ones do not count: they say nothing about
-// the share that is refused.
+// the share that is refused. Nor do those that waited for a fetch: in a restart
+// many do, and their tokens are accepted while those of others are still dead.
 func (e *entry) handedOut(attempt int) {
 	if attempt <= 1 {
 		e.of.share.given.Add(1)
@@ -174,7 +175,7 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	if r.Use.Bypass {
 		return c.judgeAlone(r)
 	}
-	e := c.h.find(r.Use.Subject)
+	e := c.entryOf(r.Use)
 	switch {
 	case e == nil && c.cfg.Action == Evict:
 		return Outcome{Reason: ReasonNoSubject}
@@ -415,6 +416,15 @@ func (c *Credential) isQuiet(now time.Time, pair string) bool {
 	return c.quiet.has(pair, now)
 }
 
+// giveReturn gives a trial back that helped, while that is possible.
+func (c *Credential) giveReturn(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.returns.take(now, 0) {
+		c.trials.giveBack()
+	}
+}
+
 // notHelped is told that a request was refused again with a fresh token.
 func (e *entry) notHelped(now time.Time, r Rejection) {
 	e.c().silence(now, r)
@@ -451,24 +461,24 @@ func (c *Credential) Accepted(a Acceptance) {
 		Reason: ReasonAccepted, Attempt: a.Attempt, RequestID: a.RequestID,
 	}
 	c.emit(ev)
-	e := c.h.find(a.Use.Subject)
+	now := time.Now()
+	if a.Use.Bypass { // its trial was of its own
+		c.giveReturn(now)
+		return
+	}
+	e := c.entryOf(a.Use)
 	if e == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t := e.recovery.trial
-	if t == nil || t.passed {
-		return
+	if t == nil || t.passed || now.Sub(t.refused) > c.cfg.CoolDown {
+		return // Envoy sent the request again for another reason
 	}
 	t.passed = true
 	e.of.share.speak()
-	now := time.Now()
-	c.mu.Lock()
-	if c.returns.take(now, 0) {
-		c.trials.giveBack()
-	}
-	c.mu.Unlock()
+	c.giveReturn(now)
 	ev.Kind, ev.Latency = EventRecovered, now.Sub(t.refused)
 	c.emit(ev)
 	if e.confirmed(now, a.Use.Caller) {

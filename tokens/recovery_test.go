@@ -114,3 +114,46 @@ func TestRestartRightAfterIssue(t *testing.T) {
 		}
 	})
 }
+
+// A request that Envoy sends again for a reason of its own, long after a trial that
+// did not help, is no sign that this one did.
+func TestAcceptedLongAfterTrial(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := numbered(24*time.Hour, 0)
+		c, d := newTestCredential(t, source)
+		token := settled(t, c)
+		if o := c.Rejected(t.Context(), refusalOf(token, 1, Unclear)); o.Answer != TryAgain {
+			t.Fatalf("got %+v", o)
+		}
+		fresh := mustToken(t, c)
+		c.Rejected(t.Context(), refusalOf(fresh, 2, Unclear))
+		time.Sleep(3 * time.Hour)
+		c.Accepted(Acceptance{Use: refusalOf(fresh, 2, Unclear).Use, Fingerprint: fresh.Fingerprint, Attempt: 2})
+		if n := len(d.of(EventRecovered)); n != 0 {
+			t.Errorf("%d recoveries, want none", n)
+		}
+	})
+}
+
+// A rejection that does not say on whose behalf its token was got, as after a
+// change of the grant, makes no token request that nobody could answer.
+func TestRejectedOnBehalfOfNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := numbered(time.Hour, 0)
+		c, _ := newTestCredential(t, source, onBehalf, func(c *Config) { c.Publish = func(Token) {} })
+		r := Rejection{Use: Use{Policy: "p", Credential: "orders"}, Fingerprint: "old", Attempt: 1, Verdict: Dead, Retriable: true}
+		if o := c.Rejected(t.Context(), r); o.Answer != Unavailable || o.Reason != ReasonNoSubject {
+			t.Errorf("got %+v", o)
+		}
+		if _, err := c.Again(t.Context(), Retried{Use: r.Use, Refused: "old", Attempt: 2}); err == nil {
+			t.Error("a token on behalf of nobody")
+		}
+		c.Accepted(Acceptance{Use: r.Use, Fingerprint: "old", Attempt: 2})
+		time.Sleep(time.Hour)
+		if n := source.asked(); n != 0 {
+			t.Errorf("%d token requests, want none", n)
+		}
+	})
+}

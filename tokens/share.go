@@ -11,7 +11,7 @@ import (
 // to look like most. It is safe for concurrent use.
 type share struct {
 	ofCallers bool          // each caller has a token of his own
-	given     atomic.Uint64 // times a token was handed out on a first try
+	given     atomic.Uint64 // times a token was handed out at once on a first try
 
 	mu     sync.Mutex // guards what follows
 	back   uint64     // rejections of a token that was current
@@ -72,8 +72,8 @@ func (s *share) enough() int {
 
 // most reports whether at least half of the requests since m came back refused
 // (three quarters where each caller has a token of his own), the rejection at m
-// among them; of requests that are not counted, whether many
-// more come back refused than usual.
+// among them; of requests that are not counted, whether many more come back
+// refused than usual.
 func (s *share) most(m mark, uncounted bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
