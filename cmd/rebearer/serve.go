@@ -35,7 +35,7 @@ The log goes to standard error, one JSON object a line.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			relaxGC()
-			out := telemetry.NewWriter(cmd.ErrOrStderr())
+			out := telemetry.NewWriter(cmd.ErrOrStderr(), text)
 			defer func() { _ = out.Close() }()
 			s, err := service.New(service.Options{
 				ConfigFile: flags.config,

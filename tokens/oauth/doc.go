@@ -19,7 +19,7 @@
 //
 // An assertion that we sign carries the provider's time, as far as the Date
 // headers of its answers show it; see [Provider.Skew]. The life of a token is
-// counted from when its answer arrived, so it needs no common clock.
+// counted from when it was requested, so it needs no common clock.
 //
 // # What a provider may not do
 //

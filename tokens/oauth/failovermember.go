@@ -86,18 +86,15 @@ func newMember(index int, cfg Member, changed func(MemberHealth)) *member {
 }
 
 // failed reports whether the outcome of a try says that the member is not well.
-// That the caller's own token was refused, or what was asked for on his behalf,
-// does not: no caller can have a member left alone that serves the others. Nor
-// does it that nobody wants the answer any more.
+// One that is, or may be, about the caller on whose behalf it was does not: no
+// caller can have a member left alone that serves the others. Nor does it that
+// nobody wants the answer any more.
 func failed(err error) bool {
 	var (
 		subject *tokens.SubjectError
-		refused *ResponseError
+		callers *callerError
 	)
-	if err == nil || errors.As(err, &subject) || errors.Is(err, context.Canceled) {
-		return false
-	}
-	return !errors.As(err, &refused) || !refused.aboutCaller
+	return err != nil && !errors.As(err, &subject) && !errors.As(err, &callers) && !errors.Is(err, context.Canceled)
 }
 
 // permanent reports whether a provider refused our client.

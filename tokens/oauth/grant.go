@@ -165,7 +165,7 @@ var errNoSubject = errors.New("there is no caller's token to ask on behalf of")
 // form returns the parameters of the request for a new token.
 func (s *TokenSource) form(subject tokens.Secret) (url.Values, error) {
 	if s.OnBehalf() && subject == "" {
-		return nil, &tokens.PermanentError{Err: errNoSubject}
+		return nil, &callerError{&tokens.PermanentError{Err: errNoSubject}}
 	}
 	form := maps.Clone(s.params)
 	s.addScopes(form)

@@ -55,8 +55,14 @@ type RefreshFileConfig struct {
 // loses it. An exchange goes on when the one who asked for it leaves, lest its
 // answer is lost.
 type RefreshFile struct {
+	*keptRefresh
+
 	cfg    RefreshFileConfig
 	logger *slog.Logger
+}
+
+// keptRefresh is what the stores of the same files have in common.
+type keptRefresh struct {
 	turn   chan struct{} // holds one value: the right to what follows
 	memory refreshState  // could not be written; zero for nothing
 	onDisk tokens.Secret // what the files held last
@@ -79,7 +85,16 @@ func NewRefreshFile(logger *slog.Logger, cfg RefreshFileConfig) (*RefreshFile, e
 	if cfg.StateFile == "" {
 		cfg.StateFile = cfg.File
 	}
-	return &RefreshFile{cfg: cfg, logger: logger, turn: make(chan struct{}, 1)}, nil
+	return &RefreshFile{cfg: cfg, logger: logger, keptRefresh: &keptRefresh{turn: make(chan struct{}, 1)}}, nil
+}
+
+// Adopt has f go on with the token of another store, which may have one that could
+// not be written, if that is of the same files. Call it before f is used; both may
+// be used then.
+func (f *RefreshFile) Adopt(other *RefreshFile) {
+	if f.cfg.File == other.cfg.File && f.cfg.StateFile == other.cfg.StateFile {
+		f.keptRefresh = other.keptRefresh
+	}
 }
 
 // Use implements [RefreshStore]. The error is a [*tokens.PermanentError] where

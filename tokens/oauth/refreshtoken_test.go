@@ -196,6 +196,36 @@ func TestRefreshFileCannotBeWritten(t *testing.T) {
 	c.mustUse(store, "new")
 }
 
+// What is only in memory is there for another store of the same files too, which
+// has an expiry of its own, and for no store of others.
+func TestRefreshFileAdopt(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	store := c.open()
+	if err := os.MkdirAll(filepath.Join(c.file+".new", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c.mustUse(store, "r")
+	adopt := func(to *chain, expiry time.Duration) *oauth.RefreshFile {
+		to.expiry = expiry
+		next := to.open()
+		next.Adopt(store)
+		return next
+	}
+	next := adopt(c, time.Hour)
+	if next.Unsaved() == nil {
+		t.Error("the next store does not know what is unsaved")
+	}
+	c.mustUse(next, "rr")
+	c.mustUse(store, "rrr")
+	if _, err := adopt(c, 1).Use(t.Context(), c.ask); outcomeOf(err) != permanent {
+		t.Errorf("with an expiry that is over: got error %v", err)
+	}
+	c.mustUse(next, "rrrr")
+	other := newChain(t)
+	other.mustUse(adopt(other, time.Hour), "r")
+}
+
 // A provider that does not rotate needs no writable folder.
 func TestRefreshFileReadOnly(t *testing.T) {
 	t.Parallel()

@@ -34,9 +34,6 @@ type ResponseError struct {
 	Code string
 
 	retryAfter time.Duration
-	// aboutCaller is whether it may be about the caller on whose behalf a token
-	// was asked for: others may get theirs.
-	aboutCaller bool
 }
 
 // Error implements error.
@@ -51,19 +48,26 @@ func (e *ResponseError) Error() string {
 // 10.2.3), 5 minutes at most; zero means that it does not say.
 func (e *ResponseError) RetryAfter() time.Duration { return e.retryAfter }
 
+// callerError marks a failure that may be about the caller alone on whose behalf
+// a token was asked for: others may get theirs.
+type callerError struct{ err error }
+
+// Error implements error.
+func (e *callerError) Error() string { return e.err.Error() }
+
+// Unwrap returns the failure.
+func (e *callerError) Unwrap() error { return e.err }
+
 // tokenError reduces the error of a token request to what may be logged, and
-// says whether it is permanent, or about the caller's token: that is what
-// subjectCodes mean. The errors of x/oauth2 quote what the provider sent, so none
+// says whether it is permanent, or about the caller's token, as subjectCodes say,
+// or may be about him. The errors of x/oauth2 quote what the provider sent, so none
 // is passed on.
 func tokenError(err error, subjectCodes []string) error {
 	var (
-		permanent *tokens.PermanentError
-		refused   *oauth2.RetrieveError
-		exchange  *url.Error
+		refused  *oauth2.RetrieveError
+		exchange *url.Error
 	)
 	switch {
-	case errors.As(err, &permanent), errors.Is(err, errExpiresIn):
-		return err
 	case errors.As(err, &refused):
 		response := &ResponseError{
 			Status: refused.Response.StatusCode,
@@ -76,7 +80,9 @@ func tokenError(err error, subjectCodes []string) error {
 		if response.understood() && slices.Contains(subjectCodes, response.Code) {
 			return &tokens.SubjectError{Err: response}
 		}
-		response.aboutCaller = len(subjectCodes) > 0 && response.understood() && !response.aboutClient()
+		if len(subjectCodes) > 0 && response.understood() && !response.aboutClient() {
+			return &callerError{refusal(response)}
+		}
 		return refusal(response)
 	case errors.As(err, &exchange):
 		return exchangeError(exchange)

@@ -233,14 +233,17 @@ func (s *TokenSource) ask(ctx context.Context, form url.Values) (tokens.Grant, e
 	// The form holds everything, the grant type and the client included.
 	request := clientcredentials.Config{TokenURL: address, EndpointParams: form, AuthStyle: oauth2.AuthStyleInParams}
 	token, err := request.Token(context.WithValue(ctx, oauth2.HTTPClient, &withHeader))
-	if err == nil {
-		var grant tokens.Grant
-		if grant, err = s.readToken(token); err == nil {
-			s.scopes.note(ctx, s.cfg.Scopes, token)
-			return grant, nil
-		}
+	var grant tokens.Grant
+	if err != nil {
+		err = tokenError(err, s.subjectCodes(form))
+	} else if grant, err = s.readToken(token); err != nil && s.OnBehalf() {
+		err = &callerError{err}
 	}
-	return tokens.Grant{}, fmt.Errorf("provider %q: token from %s: %w", s.client.provider.name, address, tokenError(err, s.subjectCodes(form)))
+	if err != nil {
+		return tokens.Grant{}, fmt.Errorf("provider %q: token from %s: %w", s.client.provider.name, address, err)
+	}
+	s.scopes.note(ctx, s.cfg.Scopes, token)
+	return grant, nil
 }
 
 // subjectCodes returns the error codes with which the provider refuses the

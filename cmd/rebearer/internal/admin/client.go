@@ -36,13 +36,15 @@ func NewClient(address, tokenFile string) *Client {
 // List returns every credential's state.
 func (c *Client) List(ctx context.Context) (List, error) {
 	var answer List
-	return answer, c.do(ctx, http.MethodGet, "/v1/credentials", nil, &answer)
+	err := c.do(ctx, http.MethodGet, "/v1/credentials", nil, &answer)
+	return answer, err
 }
 
 // Flush drops tokens and has others fetched.
 func (c *Client) Flush(ctx context.Context, request FlushRequest) (FlushAnswer, error) {
 	var answer FlushAnswer
-	return answer, c.do(ctx, http.MethodPost, "/v1/flush", request, &answer)
+	err := c.do(ctx, http.MethodPost, "/v1/flush", request, &answer)
+	return answer, err
 }
 
 // Pause stops a credential's token requests, and returns its state.
@@ -63,7 +65,8 @@ func (c *Client) Void(ctx context.Context, name string) (Credential, error) {
 
 func (c *Client) change(ctx context.Context, name, verb string) (Credential, error) {
 	var answer Credential
-	return answer, c.do(ctx, http.MethodPost, "/v1/credentials/"+url.PathEscape(name)+"/"+verb, struct{}{}, &answer)
+	err := c.do(ctx, http.MethodPost, "/v1/credentials/"+url.PathEscape(name)+"/"+verb, struct{}{}, &answer)
+	return answer, err
 }
 
 // do sends a request and decodes the answer. The error of an answer that is

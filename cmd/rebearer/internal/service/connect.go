@@ -25,9 +25,20 @@ type Connection struct {
 }
 
 // Check reports what only shows when a configuration is put together, such as a
-// key that does not fit its algorithm. It asks no provider.
+// key that does not fit its algorithm, and a token file that holds no token. It
+// asks no provider.
 func Check(cfg *config.Config) error {
-	return withGraph(cfg, func(*graph) {})
+	return withGraph(cfg, func(g *graph) error {
+		return each(g.credentials, func(name string, n *credential) error {
+			if n.static == nil {
+				return nil
+			}
+			if _, err := n.static.Grant(context.Background(), tokens.GrantRequest{}); err != nil {
+				return fmt.Errorf("credentials.%s: %w", name, err)
+			}
+			return nil
+		})
+	})
 }
 
 // Connect loads the signing keys of every caller and fetches one token with
@@ -36,20 +47,21 @@ func Check(cfg *config.Config) error {
 // the configuration.
 func Connect(ctx context.Context, cfg *config.Config) ([]Connection, error) {
 	var results []Connection
-	err := withGraph(cfg, func(g *graph) {
+	err := withGraph(cfg, func(g *graph) error {
 		for _, name := range slices.Sorted(maps.Keys(g.callers)) {
 			results = append(results, g.callers[name].connect(ctx, name))
 		}
 		for _, name := range slices.Sorted(maps.Keys(g.credentials)) {
 			results = append(results, g.credentials[name].connect(ctx, name)...)
 		}
+		return nil
 	})
 	return results, err
 }
 
 // withGraph builds what cfg describes, beside any service, and closes it after
 // do.
-func withGraph(cfg *config.Config, do func(*graph)) error {
+func withGraph(cfg *config.Config, do func(*graph) error) error {
 	cache, err := tokens.NewCache(tokens.MinCacheBytes)
 	if err != nil {
 		return err
@@ -60,8 +72,7 @@ func withGraph(cfg *config.Config, do func(*graph)) error {
 		return err
 	}
 	defer g.close(nil)
-	do(g)
-	return nil
+	return do(g)
 }
 
 func (v *verifier) connect(ctx context.Context, name string) Connection {
@@ -93,11 +104,11 @@ const madeUpToken = "rebearer-asks-whether-it-may-ask" //nolint:gosec // it is n
 // connect fetches a token with each of the clients: the later ones are those that
 // nobody tries before they are needed.
 func (n *credential) connect(ctx context.Context, name string) []Connection {
-	if n.cfg.TokenFile != "" {
-		token, err := config.ReadSecret(n.cfg.TokenFile)
+	if n.static != nil {
+		grant, err := n.static.Grant(ctx, tokens.GrantRequest{})
 		c := Connection{Kind: "credential", Name: name, Err: err}
 		if err == nil {
-			c.Detail = "token of " + n.cfg.TokenFile + ", fingerprint " + string(tokens.FingerprintOf(token.Reveal()))
+			c.Detail = "token of " + n.cfg.TokenFile + ", fingerprint " + string(tokens.FingerprintOf(grant.AccessToken.Reveal()))
 		}
 		return []Connection{c}
 	}

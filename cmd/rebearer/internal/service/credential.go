@@ -25,33 +25,32 @@ type credential struct {
 	cfg     config.Credential
 	file    string // digest of the token file
 	members []member
-	over    *oauth.Failover // of the members; nil where a file has the token
-	refresh *refreshFile    // nil but for the grant refresh_token
+	over    *oauth.Failover    // of the members; nil where a file has the token
+	static  *oauth.StaticToken // nil unless a file has the token
+	refresh *oauth.RefreshFile // nil but for the grant refresh_token
 	target  hook.Target
 
 	publisher *secrets.Publisher // nil where nobody is told of its tokens
 }
 
-// refreshFile is where a credential keeps its refresh token.
-type refreshFile struct {
-	*oauth.RefreshFile
-	cfg oauth.RefreshFileConfig
-}
-
-// refreshFile returns what keeps a credential's refresh token: the one that keeps
-// it already, since that may have one which could not be written.
-func (p parts) refreshFile(old *graph, cfg config.Credential) (*refreshFile, error) {
+// refreshFile returns what keeps a credential's refresh token: it goes on with the
+// one that is kept already, which may be one that could not be written.
+func (p parts) refreshFile(old *graph, cfg config.Credential) (*oauth.RefreshFile, error) {
 	if cfg.TokenFile != "" || cfg.Grant != config.GrantRefreshToken {
 		return nil, nil //nolint:nilnil // there is none to keep
 	}
-	how := oauth.RefreshFileConfig{File: cfg.RefreshToken.File, StateFile: cfg.RefreshToken.StateFile, Expiry: cfg.Expiry.RefreshToken}
+	made, err := oauth.NewRefreshFile(p.logger, oauth.RefreshFileConfig{
+		File: cfg.RefreshToken.File, StateFile: cfg.RefreshToken.StateFile, Expiry: cfg.Expiry.RefreshToken,
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, o := range old.credentials {
-		if o.refresh != nil && o.refresh.cfg == how {
-			return o.refresh, nil
+		if o.refresh != nil {
+			made.Adopt(o.refresh)
 		}
 	}
-	made, err := oauth.NewRefreshFile(p.logger, how)
-	return &refreshFile{made, how}, err
+	return made, nil
 }
 
 // member is one of a credential's clients.
@@ -136,9 +135,10 @@ func (p parts) makeCredential(n *credential, providers map[string]*provider, nam
 // newSource makes the source of a credential's tokens, and what tells them from
 // others.
 func (p parts) newSource(n *credential, providers map[string]*provider, name string) (tokens.Source, string, error) {
+	var err error
 	if n.cfg.TokenFile != "" {
-		source, err := oauth.NewStaticToken(n.cfg.TokenFile)
-		return source, n.cfg.TokenFile + "\x00" + n.file, err
+		n.static, err = oauth.NewStaticToken(n.cfg.TokenFile)
+		return n.static, n.cfg.TokenFile + "\x00" + n.file, err
 	}
 	var (
 		over []oauth.Member
@@ -156,10 +156,9 @@ func (p parts) newSource(n *credential, providers map[string]*provider, name str
 		key.Write(own[:])
 	}
 	if n.refresh != nil {
-		key.WriteString(n.refresh.cfg.File)
+		key.WriteString(n.cfg.RefreshToken.File)
 	}
 	logger := p.logger.With(slog.String("credential", name))
-	var err error
 	n.over, err = oauth.NewFailover(over, oauth.FailoverConfig{Changed: func(h oauth.MemberHealth) { report(logger, h) }})
 	return n.over, key.String(), err
 }

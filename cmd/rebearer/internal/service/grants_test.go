@@ -288,8 +288,46 @@ func TestTokenFile(t *testing.T) {
 	}
 }
 
-// A refresh token that could not be written outlives a reload, and operators see
-// that it is in danger.
+// A file that holds no token is said before anybody needs it, and what is said of
+// one that does is said of the token that backends get.
+func TestCheckTokenFile(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ text, want string }{
+		"usable":    {"key \n", ""},
+		"two words": {"abc def", "something else than one token"},
+		"too long":  {strings.Repeat("a", 1<<20), "more than a token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &stage{provider: newFront(t), folder: t.TempDir()}
+			s.write(t, "static", tt.text)
+			s.write(t, "rebearer.yaml", s.withCredential(newOffice(t, "a"), newOffice(t, "b"), "token_file: static", ""))
+			cfg, err := config.Load(s.folder + "/rebearer.yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			results, err := Connect(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said, err := results[1], Check(cfg)
+			if tt.want == "" {
+				if err != nil || said.Err != nil || !strings.HasSuffix(said.Detail, "fingerprint "+string(tokens.FingerprintOf("key"))) {
+					t.Errorf("got %v and %+v", err, said)
+				}
+				return
+			}
+			for _, err := range []error{err, said.Err} {
+				if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), s.folder+"/static") {
+					t.Errorf("got %v, want %q and the file", err, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// A refresh token that could not be written outlives a reload, also one that
+// changes how long it is good, and operators see that it is in danger.
 func TestUnsavedRefreshToken(t *testing.T) {
 	t.Parallel()
 	a, b := newOffice(t, "a"), newOffice(t, "b")
@@ -304,7 +342,7 @@ func TestUnsavedRefreshToken(t *testing.T) {
 	if _, metrics := s.get(t, "/metrics"); !strings.Contains(metrics, `rebearer_refresh_token_unsaved{credential="orders"} 1`) {
 		t.Error("the metrics do not show it")
 	}
-	s.write(t, "rebearer.yaml", s.withCredential(a, b, credential+", scopes: [more]", ""))
+	s.write(t, "rebearer.yaml", s.withCredential(a, b, credential+", scopes: [more], expiry: {refresh_token: 1h}", ""))
 	s.log.await(taken)
 	if got := mustCheck(t, s.dial(t, nil), s.provider.caller(t)); got != "a-2" {
 		t.Errorf("the backend gets %s", got)

@@ -21,6 +21,10 @@ import (
 // or kubelet writes in several steps.
 const settle = 200 * time.Millisecond
 
+// patience is how long that is waited for at most: another file in the same folder
+// may never be left alone.
+const patience = 2 * time.Second
+
 // retryRefused is how often a change that was refused is tried again.
 const retryRefused = 2 * time.Second
 
@@ -35,19 +39,39 @@ func (s *Service) watch(ctx context.Context) error {
 	defer func() { _ = watcher.Close() }()
 	s.follow(watcher)
 	w := watched{contents: s.contents()}
+	s.attend(ctx, watcher, func() time.Duration {
+		again := s.look(ctx, &w)
+		if again > 0 {
+			s.follow(watcher)
+		}
+		return again
+	})
+	return nil
+}
+
+// attend looks at once, when what watcher tells of has settled, and when the last
+// look asked for it, until ctx ends.
+func (s *Service) attend(ctx context.Context, watcher *fsnotify.Watcher, look func() time.Duration) {
 	timer := time.NewTimer(0)
+	var first time.Time // that something happened since the last look; zero if nothing did
+	happened := func() {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		timer.Reset(min(settle, time.Until(first.Add(patience))))
+	}
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-watcher.Events:
-			timer.Reset(settle)
+			happened()
 		case err := <-watcher.Errors:
 			s.opts.Logger.Warn("watching the configuration", slog.Any("error", err))
-			timer.Reset(settle)
+			happened()
 		case <-timer.C:
-			if again := s.look(ctx, &w); again > 0 {
-				s.follow(watcher)
+			first = time.Time{}
+			if again := look(); again > 0 {
 				timer.Reset(again)
 			}
 		}

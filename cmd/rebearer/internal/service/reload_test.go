@@ -8,7 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 
 	"github.com/rebearer/rebearer/cmd/rebearer/internal/admin"
 	"github.com/rebearer/rebearer/tokens"
@@ -229,6 +232,41 @@ func TestReloadKeepsReady(t *testing.T) {
 	s.log.await(taken)
 	if got, text := s.get(t, "/readyz"); got != http.StatusOK {
 		t.Errorf("got %d %q", got, text)
+	}
+}
+
+// A look waits until the files are left alone, but not for ever.
+func TestAttend(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		events   int // 100 ms apart
+		earliest time.Duration
+		latest   time.Duration
+	}{
+		"one":            {1, settle, settle},
+		"three":          {3, 200*time.Millisecond + settle, 200*time.Millisecond + settle},
+		"without an end": {100, settle, patience},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				watcher := &fsnotify.Watcher{Events: make(chan fsnotify.Event)}
+				looks := make(chan time.Time, 100)
+				go (&Service{}).attend(t.Context(), watcher, func() time.Duration {
+					looks <- time.Now()
+					return 0
+				})
+				<-looks // the one at once
+				began := time.Now()
+				for range tt.events {
+					watcher.Events <- fsnotify.Event{}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if took := (<-looks).Sub(began); took < tt.earliest || took > tt.latest {
+					t.Errorf("looked after %v", took)
+				}
+			})
+		})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // are lost and counted. It is safe for concurrent use.
 type Writer struct {
 	out   io.Writer
+	text  bool
 	lines chan []byte
 	lost  atomic.Uint64
 	ended chan struct{}
@@ -24,9 +25,10 @@ type Writer struct {
 // queuedLines is how many lines wait at most: some seconds of a busy log.
 const queuedLines = 4096
 
-// NewWriter starts a Writer that writes to out. Close it.
-func NewWriter(out io.Writer) *Writer {
-	w := &Writer{out: out, lines: make(chan []byte, queuedLines), ended: make(chan struct{}), quit: make(chan struct{})}
+// NewWriter starts a Writer that writes to out. Close it. What it says itself is in
+// the form of slog's text or JSON handler.
+func NewWriter(out io.Writer, text bool) *Writer {
+	w := &Writer{out: out, text: text, lines: make(chan []byte, queuedLines), ended: make(chan struct{}), quit: make(chan struct{})}
 	go w.run()
 	return w
 }
@@ -82,7 +84,11 @@ func (w *Writer) drain() {
 
 func (w *Writer) write(line []byte) {
 	if n := w.lost.Swap(0); n > 0 {
-		_, _ = fmt.Fprintf(w.out, `{"level":"WARN","msg":"log lines were lost","lost":%d}`+"\n", n)
+		form := `{"level":"WARN","msg":"log lines were lost","lost":%d}`
+		if w.text {
+			form = `level=WARN msg="log lines were lost" lost=%d`
+		}
+		_, _ = fmt.Fprintf(w.out, form+"\n", n)
 	}
 	_, _ = w.out.Write(line)
 }

@@ -31,7 +31,7 @@ func TestWriterWritesEverything(t *testing.T) {
 	t.Parallel()
 	out := newStuck()
 	close(out.open)
-	w := telemetry.NewWriter(out)
+	w := telemetry.NewWriter(out, false)
 	line := []byte("line 1\n")
 	for range 3 {
 		if n, err := w.Write(line); n != len(line) || err != nil {
@@ -56,9 +56,22 @@ func TestWriterWritesEverything(t *testing.T) {
 // it was lost.
 func TestWriterNeverBlocks(t *testing.T) {
 	t.Parallel()
+	for text, note := range map[bool]string{
+		false: `{"level":"WARN","msg":"log lines were lost","lost":%d}`,
+		true:  `level=WARN msg="log lines were lost" lost=%d`,
+	} {
+		t.Run(fmt.Sprintf("text %t", text), func(t *testing.T) {
+			t.Parallel()
+			testNeverBlocks(t, text, note)
+		})
+	}
+}
+
+func testNeverBlocks(t *testing.T, text bool, note string) {
+	t.Helper()
 	const lines = 10_000
 	out := newStuck()
-	w := telemetry.NewWriter(out)
+	w := telemetry.NewWriter(out, text)
 	_, _ = w.Write([]byte("first\n"))
 	<-out.began // it is stuck with that
 	var wg sync.WaitGroup
@@ -80,7 +93,7 @@ func TestWriterNeverBlocks(t *testing.T) {
 	}
 	const notes = 1
 	written := len(got) - 1 - notes
-	want := fmt.Sprintf(`{"level":"WARN","msg":"log lines were lost","lost":%d}`, lines-written)
+	want := fmt.Sprintf(note, lines-written)
 	if got[1] != want {
 		t.Errorf("got %q, want %q", got[1], want)
 	}
