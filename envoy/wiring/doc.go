@@ -11,6 +11,8 @@
 // The dump is decoded into Envoy's own types; extensions that this program does
 // not know are skipped over. Calls to rebearer are told by what they say of
 // themselves in initial_metadata, and the check by the cluster that those calls
-// go to. From the filters of each listener it is then known in which shape that
-// listener is, and what each of its routes and clusters must have.
+// go to: there may be others'. From the filters of each listener, and their order,
+// it is then known in which shape that listener is, and what each of its routes
+// and clusters must have. What is disabled, and turned on by no route, counts as
+// if it were not there.
 package wiring

@@ -90,6 +90,9 @@ func (d *dump) readListeners(m *adminv3.ListenersConfigDump) {
 
 func (d *dump) readClusters(m *adminv3.ClustersConfigDump) {
 	var found []*anypb.Any
+	for _, c := range m.GetDynamicWarmingClusters() { // unless there is an older one
+		found = append(found, c.GetCluster())
+	}
 	for _, c := range m.GetStaticClusters() {
 		found = append(found, c.GetCluster())
 	}

@@ -29,6 +29,15 @@ func config(shape render.Shape, push bool) render.Config {
 	return cfg
 }
 
+// mixed renders a policy that the check decides on and one in push mode.
+func mixed(shape render.Shape) render.Config {
+	cfg := config(shape, false)
+	cfg.Routes = append(cfg.Routes, render.Route{
+		Policy: "orders", Backend: "127.0.0.1:3", Push: &render.Push{Credential: "orders"},
+	})
+	return cfg
+}
+
 // dumpOf is what a real Envoy with a configuration says that it runs.
 func dumpOf(t *testing.T, cfg render.Config) []byte {
 	t.Helper()
@@ -61,21 +70,39 @@ func TestInspect(t *testing.T) {
 		config render.Config
 		routes []string
 		breaks []damage
+		leaves []change
 	}{
 		{
 			"nested", config(render.Nested, false),
 			[]string{"nested, through rebearer_inner"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen},
+			append(slices.Clone(nestedDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen),
+			append(slices.Clone(harmless), onByHeader, onByWeight("nested, through rebearer_inner")),
 		},
 		{
 			"lean", config(render.Lean, false),
 			[]string{": lean"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen, noGuard, noSentRemoval, noInject, oldEnvoy, ownFilters},
+			append(slices.Clone(leanDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen, noGuard, noSentRemoval, noInject, oldEnvoy, ownFilters, noCheck),
+			append(slices.Clone(harmless), onByHeader, onByWeight("to cluster backend_default: lean")),
 		},
 		{
 			"push", config(render.Nested, true),
 			[]string{": push of orders"},
-			[]damage{noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, noGuard, noSentRemoval, noInject, oldEnvoy},
+			append(slices.Clone(pushDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, noGuard, noSentRemoval, noInject, oldEnvoy),
+			[]change{
+				{"retry_on with spaces", spaces, ""},
+				{"no namespaces", without("forwarding_namespaces"), ""},
+				onByWeight("to cluster backend_default: push of orders"),
+			},
+		},
+		{
+			"nested, check and push", mixed(render.Nested),
+			[]string{"nested, through rebearer_inner", ": push of orders"},
+			append(slices.Clone(nestedDamages), guardFirst), harmless,
+		},
+		{
+			"lean, check and push", mixed(render.Lean),
+			[]string{": lean", ": push of orders"},
+			leanDamages, harmless,
 		},
 	}
 	for _, tt := range tests {
@@ -109,6 +136,15 @@ func TestInspect(t *testing.T) {
 				}
 				if !says(report, d.want) {
 					t.Errorf("%s: got %q, want %q", d.name, report.Findings, d.want)
+				}
+			}
+			for _, c := range tt.leaves {
+				report, err := wiring.Inspect(damage{edit: c.edit}.do(t, data), known)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(report.Findings) > 0 || !slices.ContainsFunc(report.Routes, func(r string) bool { return strings.HasSuffix(r, c.route) }) {
+					t.Errorf("%s: got %q, %q, want no finding and a route that ends in %q", c.name, report.Findings, report.Routes, c.route)
 				}
 			}
 		})
@@ -195,7 +231,7 @@ var (
 		}
 	}, "everybody passes"}
 	noGuard = damage{"no guard", func(o map[string]any) {
-		if o["value"] == "%REQUEST_TX_DURATION%" {
+		if value, ok := o["value"].(string); ok && strings.Contains(value, "REQUEST_TX_DURATION") {
 			o["value"] = "1"
 		}
 	}, "the guard"}
