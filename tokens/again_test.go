@@ -3,7 +3,9 @@ package tokens
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,4 +149,38 @@ func TestAgainWhileProviderIsDown(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where nobody can say whether the token was refused, one that was just issued is
+// sent again, and another is suspect; but not one that a backend called dead and
+// in place of which there is no other.
+func TestAgainUnasked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		source := &script{answer: func(_ context.Context, n int) (Grant, error) {
+			if down.Load() {
+				return Grant{}, errDown
+			}
+			return Grant{AccessToken: Secret(fmt.Sprint("token ", n)), ExpiresIn: time.Hour}, nil
+		}}
+		c, _ := newTestCredential(t, source)
+		again := func(want uint64) {
+			t.Helper()
+			got, err := c.Again(t.Context(), Retried{Use: Use{Credential: "orders"}, Attempt: 2, Unasked: true})
+			if got.Generation != want || (err == nil) != (want > 0) {
+				t.Errorf("got generation %d, %v; want %d", got.Generation, err, want)
+			}
+		}
+		mustToken(t, c)
+		again(1)
+		time.Sleep(2 * freshFor)
+		again(2)
+		time.Sleep(2 * freshFor)
+		down.Store(true)
+		token := mustToken(t, c)
+		again(2) // it may have been sent again for another reason
+		c.Rejected(t.Context(), refusalOf(token, 1, Dead))
+		again(0)
+	})
 }

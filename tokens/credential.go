@@ -245,6 +245,9 @@ type Retried struct {
 	Verdict Verdict
 	// Attempt counts the tries of the request from 1, the coming one included.
 	Attempt int
+	// Unasked is whether nobody can say if the token was refused: then it is
+	// suspect unless it was just issued.
+	Unasked bool
 }
 
 // knownDead reports whether a token is the one that was said to be dead.
@@ -276,7 +279,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	switch {
 	case !token.aliveAt(now):
 		f = e.fetchMissing(now)
-	case r.Refused == "", token.Fingerprint != r.Refused && (e.past.has(r.Refused) || token.freshOn(r.Attempt, now)):
+	case e.suits(r, now):
 		e.mu.Unlock()
 		c.h.uses.Add(1)
 		return token, nil
@@ -285,7 +288,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	}
 	e.mu.Unlock()
 	fresh, err := c.wait(ctx, f)
-	if err != nil && token.aliveAt(time.Now()) {
+	if err != nil && token.aliveAt(time.Now()) && !e.isDead(token) {
 		fresh, err = token, nil
 	}
 	switch {
@@ -296,6 +299,23 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	}
 	c.h.uses.Add(1)
 	return fresh, nil
+}
+
+// suits reports whether the token that is held may be sent with a retried request:
+// it is not the one that was refused, nor as old.
+func (e *entry) suits(r Retried, now time.Time) bool {
+	fresh := e.current.freshOn(r.Attempt, now)
+	if r.Refused == "" {
+		return !r.Unasked || fresh
+	}
+	return e.current.Fingerprint != r.Refused && (fresh || e.past.has(r.Refused))
+}
+
+// isDead reports whether a backend said that the token is dead.
+func (e *entry) isDead(t Token) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.dead == t.Fingerprint
 }
 
 // wait waits for a fetch until ctx ends or the timeout is over. A nil fetch is

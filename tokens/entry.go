@@ -27,6 +27,7 @@ type entry struct {
 	outage
 	refresh  refreshToken
 	barren   Fingerprint // the provider gives this one again though it was revoked
+	dead     Fingerprint // a backend said so of this one
 	recovery recovery
 }
 

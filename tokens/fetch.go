@@ -84,7 +84,7 @@ func (e *entry) start(now time.Time, reason Reason) *fetch {
 	case e.of.life.Err() != nil:
 		return e.failed(errClosed, 0)
 	case e.c().isPaused():
-		return e.failed(errPaused, time.Second)
+		return e.failed(errPaused, pausedWait)
 	case wait > e.c().cfg.Timeout, wait > 0 && isRefusal(e.lastErr):
 		return e.failed(e.lastErr, wait)
 	}

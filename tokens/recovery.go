@@ -41,6 +41,9 @@ const (
 	// calmAfter is how many requests, mostly accepted, end the silence after a
 	// trial that did not help.
 	calmAfter = 10
+	// pausedWait is when a caller may ask again whose token is dead while the
+	// credential is paused.
+	pausedWait = time.Second
 	// maxQuiet caps that silence.
 	maxQuiet = time.Minute
 )
@@ -142,6 +145,9 @@ func (c *Credential) Rejected(ctx context.Context, r Rejection) Outcome {
 	if o.Answer == TryAgain && !r.Retriable {
 		o = refusal(r, ReasonNotRetriable, 0)
 	}
+	if o.Answer == Unavailable && c.isPaused() { // no next try can pass
+		o.Reason, o.RetryAfter = ReasonPaused, max(o.RetryAfter, pausedWait)
+	}
 	held := time.Since(began)
 	ev := Event{
 		Kind: EventRejected, Generation: r.Use.Generation, Fingerprint: r.Fingerprint,
@@ -212,6 +218,9 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if r.Verdict == Dead {
+		e.dead = r.Fingerprint
+	}
 	f, o := e.weigh(ctx, r)
 	if f != nil && r.Verdict == Dead {
 		f.dead = r.Fingerprint
@@ -472,6 +481,9 @@ func (c *Credential) Accepted(a Acceptance) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.dead == a.Fingerprint {
+		e.dead = ""
+	}
 	t := e.recovery.trial
 	if t == nil || t.passed || now.Sub(t.refused) > c.cfg.CoolDown {
 		return // Envoy sent the request again for another reason

@@ -157,3 +157,18 @@ func TestRejectedOnBehalfOfNobody(t *testing.T) {
 		}
 	})
 }
+
+// While a credential is paused a dead token stays: nobody is told to come back at
+// once.
+func TestDeadWhilePaused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newTestCredential(t, numbered(time.Hour, 0))
+		token := settled(t, c)
+		c.Pause()
+		want := Outcome{Unavailable, ReasonPaused, pausedWait}
+		if o := c.Rejected(t.Context(), refusalOf(token, 1, Dead)); o != want {
+			t.Errorf("got %+v, want %+v", o, want)
+		}
+	})
+}
