@@ -18,6 +18,7 @@ const (
 	MethodAttribute    = "request.method"
 	RequestIDAttribute = "request.id"
 	RouteAttribute     = "xds.route_name"
+	ProtocolAttribute  = "request.protocol"
 )
 
 // HeaderAttribute returns the attribute of a request header, whose name is in

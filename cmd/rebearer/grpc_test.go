@@ -100,6 +100,7 @@ func TestGRPCBackend(t *testing.T) {
 		for name, call := range calls {
 			t.Run(name, func(t *testing.T) {
 				refused := backend.refused.Load()
+				s.awaitSettled(t) // see Limits, HTTP/2
 				s.restart(t)
 				header, err := call()
 				if err != nil {
@@ -112,6 +113,7 @@ func TestGRPCBackend(t *testing.T) {
 					t.Errorf("refused %d times, want once", got)
 				}
 
+				s.awaitSettled(t) // see Limits, HTTP/2
 				s.restart(t)
 				setDown(t, s.backendPort, true)
 				if _, err := call(); status.Code(err) != codes.Unavailable {

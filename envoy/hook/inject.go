@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 
@@ -21,14 +22,14 @@ func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) 
 	if !ok {
 		return onRequestHeaders(nil)
 	}
-	retried := tokens.Retried{Use: use, Refused: refused, Attempt: readAttempt(request)}
+	retried := tokens.Retried{Use: use, Refused: refused, Attempt: readAttempt(request), Unasked: refused == "" && isShared(request)}
 	if noted[envoy.VerdictKey].GetStringValue() == envoy.RetryDead {
 		retried.Verdict = tokens.Dead
 	}
 	token, err := target.Credential.Again(ctx, retried)
 	var u *tokens.UnavailableError
 	switch {
-	case err != nil && refused == "":
+	case err != nil && refused == "" && !retried.Unasked:
 		return onRequestHeaders(nil)
 	case errors.As(err, &u):
 		return unavailable(u.RetryAfter)
@@ -40,6 +41,17 @@ func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) 
 		value = target.Scheme + " " + value
 	}
 	return onRequestHeaders(setting(set(target.Header, value)))
+}
+
+// isShared reports whether the caller's connection may have several requests, whose
+// rejections nobody holds: Envoy then knows by itself that one is to be sent again.
+func isShared(request *extprocv3.ProcessingRequest) bool {
+	for _, attributes := range request.GetAttributes() {
+		if protocol := attributes.GetFields()[envoy.ProtocolAttribute].GetStringValue(); protocol != "" {
+			return !strings.HasPrefix(protocol, "HTTP/1")
+		}
+	}
+	return false
 }
 
 // readAttempt returns the number of a try that is about to be made. The filter

@@ -71,7 +71,7 @@ func setting(headers ...*corev3.HeaderValueOption) *extprocv3.CommonResponse {
 
 // unavailableBody is a problem document (RFC 9457).
 const unavailableBody = `{"type":"about:blank","title":"Service Unavailable","status":503,` +
-	`"detail":"The gateway has no valid credential for the backend now."}` + "\n"
+	`"detail":"The gateway has no valid credential for the backend now.","reason":"backend_token_unavailable"}` + "\n"
 
 // unavailable answers 503 in place of the backend.
 func unavailable(retryAfter time.Duration) *extprocv3.ProcessingResponse {
@@ -82,7 +82,8 @@ func unavailable(retryAfter time.Duration) *extprocv3.ProcessingResponse {
 			Headers: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{
 				set("retry-after", seconds),
 				set("content-type", "application/problem+json"),
-				set("x-ext-auth-reason", "no backend token"),
+				set("cache-control", "no-store"),
+				set("x-ext-auth-reason", "backend_token_unavailable"),
 			}},
 			Body:       []byte(unavailableBody),
 			GrpcStatus: &extprocv3.GrpcStatus{Status: uint32(codes.Unavailable)},

@@ -81,7 +81,7 @@ func (p *pieces) retries(conditions string) *routev3.RetryPolicy {
 	if users.PerTryTimeout > 0 {
 		own.PerTryTimeout = durationpb.New(users.PerTryTimeout)
 	}
-	return render.RetryPolicy(own)
+	return render.RetryPolicy(own, p.Config.RetryUnasked)
 }
 
 // rules are what a route in push mode says to the filters before the router.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -149,6 +150,7 @@ func TestRetries(t *testing.T) {
 			"caller gone while the hook holds": survivesLeavingCaller,
 			"slow service is asked once":       asksSlowServiceOnce,
 			"policy and path":                  choosesPolicyByPath,
+			"caller shares a connection":       holdsNothingOfSharedConnections,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -194,7 +196,7 @@ func wantHidden(t *testing.T, a answer) {
 }
 
 func retriesWithFreshToken(t *testing.T, r *rig) {
-	for _, c := range []*http.Client{http1(), http2Client()} {
+	for _, c := range r.clients() {
 		name, sc := r.script(t, &scenario{})
 		a := send(t, c, http.MethodGet, r.url+"/"+name, nil, http.Header{"Authorization": {"Bearer caller"}})
 		if a.status != http.StatusOK || a.body != "t2 0 bytes" {
@@ -238,6 +240,86 @@ func retriesWithFreshToken(t *testing.T, r *rig) {
 	}
 }
 
+// clients are callers whose requests are sent again: in the router's own filters
+// nothing is held of what shares a connection with others.
+func (r *rig) clients() []*http.Client {
+	if r.way == nested {
+		return []*http.Client{http1(), http2Client()}
+	}
+	return []*http.Client{http1()}
+}
+
+func holdsNothingOfSharedConnections(t *testing.T, r *rig) {
+	if r.way == nested {
+		t.Skip("it holds every rejection")
+	}
+	told := make(chan struct{}, 1)
+	name, sc := r.script(t, &scenario{watch: func() { told <- struct{}{} }})
+	wantRefused(t, send(t, http2Client(), http.MethodGet, r.url+"/"+name, nil, nil))
+	<-told
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if len(sc.watched) != 1 || len(sc.observed) != 0 || len(sc.tries) != 1 {
+		t.Errorf("watched %d, observed %d, %d tries", len(sc.watched), len(sc.observed), len(sc.tries))
+	}
+}
+
+// Where the configuration allows it, a request on a shared connection is sent again
+// without asking: once, and for a status that says that the token is dead.
+func TestRetryUnasked(t *testing.T) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
+		if w == nested {
+			t.Skip("it holds every rejection")
+		}
+		for _, tt := range []struct {
+			name          string
+			unasked       bool
+			status, grpc  string
+			always        bool
+			want          int
+			tries, inject int
+		}{
+			{"401", true, "401", "", false, 200, 2, 1},
+			{"401 for ever", true, "401", "", true, 401, 2, 1},
+			{"401, not allowed", false, "401", "", false, 401, 1, 0},
+			{"403", true, "403", "", false, 403, 1, 0},
+			{"UNAUTHENTICATED", true, "200", "16", false, 200, 2, 1},
+			{"PERMISSION_DENIED", true, "200", "7", false, 200, 1, 0},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				s := &stub{}
+				cfg := s.config(t)
+				cfg.RetryUnasked = tt.unasked
+				r := s.start(t, b, w, cfg)
+				name, sc := r.script(t, &scenario{backend: func(w http.ResponseWriter, req *http.Request) {
+					if !tt.always && !isFirst(req) {
+						return
+					}
+					if tt.grpc != "" {
+						w.Header().Set("Grpc-Status", tt.grpc)
+					}
+					status, err := strconv.Atoi(tt.status)
+					if err != nil {
+						t.Error(err)
+					}
+					w.WriteHeader(status)
+				}})
+				a := send(t, http2Client(), http.MethodGet, r.url+"/"+name, nil, nil)
+				wantHidden(t, a)
+				if a.status != tt.want {
+					t.Errorf("got %d, want %d", a.status, tt.want)
+				}
+				r.wantUnasked(t, sc, tt.tries, tt.inject)
+				sc.mu.Lock()
+				defer sc.mu.Unlock()
+				if tt.inject > 0 && sc.injected[0].attributes[envoy.ProtocolAttribute] != "HTTP/2" {
+					t.Errorf("the hook was told %v", sc.injected[0].attributes)
+				}
+			})
+		}
+	})
+}
+
 func sendsNothingWhenAccepted(t *testing.T, r *rig) {
 	for _, code := range []int{200, 204, 302, 404, 500, 503} {
 		name, sc := r.script(t, &scenario{backend: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }})
@@ -252,7 +334,7 @@ func sendsNothingWhenAccepted(t *testing.T, r *rig) {
 
 func replaysBody(t *testing.T, r *rig) {
 	body := bytes.Repeat([]byte("0123456789"), 30_000)
-	for _, c := range []*http.Client{http1(), http2Client()} {
+	for _, c := range r.clients() {
 		name, sc := r.script(t, &scenario{})
 		a := send(t, c, http.MethodPost, r.url+"/"+name, body, nil)
 		if a.status != http.StatusOK || a.body != "t2 300000 bytes" {
@@ -287,7 +369,7 @@ func wantRefused(t *testing.T, a answer) {
 }
 
 func answersLargeDead(t *testing.T, r *rig) {
-	for _, c := range []*http.Client{http1(), http2Client()} {
+	for _, c := range r.clients() {
 		name, sc := r.script(t, &scenario{})
 		wantRenewed(t, send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, 3<<20), nil))
 		r.wantCounts(t, sc, 1, 1, 1)
@@ -308,7 +390,7 @@ func TestBodyBuffer(t *testing.T) {
 				test.fits /= 2 // see Config.BodyBuffer
 			}
 			r := s.start(t, b, w, cfg)
-			for _, c := range []*http.Client{http1(), http2Client()} {
+			for _, c := range r.clients() {
 				name, _ := r.script(t, &scenario{})
 				if a := send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, test.fits), nil); a.status != http.StatusOK {
 					t.Errorf("buffer %d, body %d: got %d %q", buffer, test.fits, a.status, a.body)
@@ -320,7 +402,7 @@ func TestBodyBuffer(t *testing.T) {
 }
 
 func passesLargeUnclear(t *testing.T, r *rig) {
-	for _, c := range []*http.Client{http1(), http2Client()} {
+	for _, c := range r.clients() {
 		name, sc := r.script(t, &scenario{hook: retryRejected(envoy.RetryUnclear)})
 		wantRefused(t, send(t, c, http.MethodPost, r.url+"/"+name, make([]byte, 3<<20), nil))
 		r.wantCounts(t, sc, 1, 1, 1)
@@ -438,7 +520,7 @@ func survivesLeavingCaller(t *testing.T, r *rig) {
 		<-release
 		return retryRejected(envoy.RetryDead)(o)
 	}})
-	for _, c := range []*http.Client{http1(), http2Client()} {
+	for _, c := range r.clients() {
 		ctx, leave := context.WithCancel(t.Context())
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url+"/"+name, strings.NewReader("body"))
 		if err != nil {

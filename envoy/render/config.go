@@ -54,6 +54,11 @@ type Config struct {
 	// RejectionStatuses are the HTTP statuses about which the hook is asked.
 	// Nil means 401 and 403. grpc-status 16 always counts as well.
 	RejectionStatuses []int
+	// RetryUnasked has Envoy send a request over HTTP/2 or HTTP/3 again by itself
+	// where the backend answers 401, or UNAUTHENTICATED, to its first try in the
+	// lean shape or in push mode: such answers cannot be held until the hook has
+	// decided. It is for credentials that would do so anyway, for every method.
+	RetryUnasked bool
 	// CredentialHeaders are the request headers in which backend tokens are
 	// sent. The hook is told their values. Nil means authorization.
 	CredentialHeaders []string

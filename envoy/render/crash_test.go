@@ -85,7 +85,8 @@ func TestVoidingsUnderLoad(t *testing.T) {
 // behave sends requests that must all succeed, and voids all tokens every so
 // often.
 func (r *rig) behave(t *testing.T, number int, name string, p *provider) {
-	client := []*http.Client{http1(), http2Client()}[number%2]
+	clients := r.clients()
+	client := clients[number%len(clients)]
 	body := make([]byte, 2000*(number/2))
 	for i := range voidings * requestsPerVoiding / callersAtWork {
 		if number == 0 && i%(requestsPerVoiding/callersAtWork) == 0 {

@@ -14,7 +14,7 @@
 //
 // The outer level only retries, and every one of its tries passes the whole inner
 // chain, check included. The inner listener is not a socket; it lives in the same
-// process. It runs on Envoy 1.36.4 and later.
+// process. It runs on Envoy 1.36 and later.
 //
 //   - ext_authz asks the check, by one gRPC call for each try. When that call
 //     fails the caller gets 503, and the backend nothing.
@@ -43,6 +43,10 @@
 //     holds the refusal of a request that has not ended.
 //   - watch is told of such refusals in place of observe. It holds nothing, so
 //     they are not retried; the token is evicted.
+//   - So are those to callers over HTTP/2 and HTTP/3. If an answer were held while
+//     their shared connection is over its write buffer, Envoy would crash (1.37.0 to
+//     1.40.0). The router sends a request again by itself where the status alone says
+//     that the token is dead ([Config.RetryUnasked]); inject waits for another.
 //
 // The filters that call the hook are created only for a try that needs them
 // (the composite filter): an accepted first try costs two matchers. A cluster

@@ -45,6 +45,9 @@ type Push struct {
 	Claims map[string][]string
 	// Clients are the client ids that may call. Nil means all.
 	Clients []string
+	// Strip are further request headers, in lower case, that a caller's own do
+	// not get through in: those in which the check tells backends who calls.
+	Strip []string
 }
 
 // Caller says whose tokens Envoy accepts in push mode.
@@ -88,7 +91,7 @@ func (p *Push) validate(callers []Caller) error {
 	if p.Credential == "" {
 		errs = append(errs, errors.New("needs a credential"))
 	}
-	for _, name := range []string{p.Header, p.TokenHeader} {
+	for _, name := range append([]string{p.Header, p.TokenHeader}, p.Strip...) {
 		if name != "" && !headerName.MatchString(name) {
 			errs = append(errs, fmt.Errorf("%q is not a header name in lower case", name))
 		}

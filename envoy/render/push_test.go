@@ -138,6 +138,12 @@ func TestPushCallers(t *testing.T) {
 			{"plain", bearer(forged.token(nil)), 401},
 			{"plain", bearer(club.token(nil)), 401},
 			{"plain", claims(map[string]any{"aud": "other"}), 403}, // Envoy's word for it
+			{"plain", claims(map[string]any{"cnf": map[string]any{"jkt": "x"}}), 403},
+			{"plain", claims(map[string]any{"cnf": map[string]any{"x5t#S256": "x"}}), 403},
+			{"plain", claims(map[string]any{"sub": nil}), 403},
+			{"plain", claims(map[string]any{"sub": ""}), 403},
+			{"plain", claims(map[string]any{"sub": nil, "client_id": "app"}), 200},
+			{"plain", claims(map[string]any{"sub": nil, "azp": "app"}), 200},
 
 			{"plain", claims(map[string]any{"aud": []string{"other", "stock"}}), 200},
 			{"plain", claims(map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), 401},

@@ -66,9 +66,11 @@ func (b *builder) anyCaller(p *Push) *rbacv3.Principal {
 	})
 }
 
-// isAccessToken refuses what cannot be an access token, with the same lists as
-// [github.com/rebearer/rebearer/extauthz/caller]: another type of JWT, an
-// extension that changes how it is read, and an ID token or the like.
+// isAccessToken refuses what cannot be an access token of a caller, with the same
+// lists as [github.com/rebearer/rebearer/extauthz/caller]: another type of JWT, an
+// extension that changes how it is read, an ID token or the like, one that is
+// bound to a key which nobody asks for here (cnf, RFC 7800), and one that names
+// nobody.
 func isAccessToken() *rbacv3.Principal {
 	kinds := matching(`(?i)id|id_token|refresh|refresh_token|offline|logout`)
 	return both(
@@ -78,6 +80,10 @@ func isAccessToken() *rbacv3.Principal {
 		negate(isPresent(headerKey, "zip")),
 		negate(found(kinds, envoy.CallerPayloadKey, "typ")),
 		negate(found(kinds, envoy.CallerPayloadKey, "token_use")),
+		negate(isPresent(envoy.CallerPayloadKey, "cnf")),
+		one([]string{"sub", "client_id", "azp"}, func(claim string) *rbacv3.Principal {
+			return found(matching(`(?s).+`), envoy.CallerPayloadKey, claim)
+		}),
 	)
 }
 

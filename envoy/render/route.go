@@ -8,6 +8,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	extauthzfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -24,24 +25,30 @@ const maxRetries = 3
 func (b *builder) outerRoutes() *routev3.RouteConfiguration {
 	host := b.host()
 	host.RequestHeadersToRemove = []string{envoy.RetryHeader}
-	direct := b.cfg.Routes
-	if b.cfg.Shape == Nested {
-		direct = b.pushRoutes()
+	if b.nests() && !b.pushes() {
+		host.Routes = append(host.Routes, innerRoute("/"))
+		return routeConfig(outerListener, host)
 	}
-	for _, r := range mostSpecificFirst(direct) {
-		host.Routes = append(host.Routes, b.directRoute(r))
-	}
-	if b.nests() {
-		host.Routes = append(host.Routes, &routev3.Route{
-			Match: prefix("/"),
-			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: innerName},
-				Timeout:          seconds(0), // the inner route's own timeout rules
-				RetryPolicy:      RetryPolicy(nil),
-			}},
-		})
+	for _, r := range mostSpecificFirst(b.cfg.Routes) {
+		if b.cfg.Shape == Lean || r.Push != nil {
+			host.Routes = append(host.Routes, b.directRoute(r))
+		} else {
+			host.Routes = append(host.Routes, innerRoute(r.pathPrefix()))
+		}
 	}
 	return routeConfig(outerListener, host)
+}
+
+// innerRoute leads to the inner listener.
+func innerRoute(path string) *routev3.Route {
+	return &routev3.Route{
+		Match: prefix(path),
+		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: innerName},
+			Timeout:          seconds(0), // the inner route's own timeout rules
+			RetryPolicy:      RetryPolicy(nil, false),
+		}},
+	}
 }
 
 // host is what a virtual host says whose routes send requests again. The router
@@ -57,8 +64,10 @@ func (b *builder) host() *routev3.VirtualHost {
 
 // RetryPolicy returns a route's retry policy with the retries that the hook asks
 // for. Those of own go on: it is not changed, and nil is none. The hook's share
-// their number, which is therefore one above own's.
-func RetryPolicy(own *routev3.RetryPolicy) *routev3.RetryPolicy {
+// their number, which is therefore one above own's, and both come after one or two
+// milliseconds: the hook has waited already. unasked is [Config.RetryUnasked]; it
+// is for routes whose tries pass the filters of [Parts.Upstream].
+func RetryPolicy(own *routev3.RetryPolicy, unasked bool) *routev3.RetryPolicy {
 	const onHeaders = "retriable-headers"
 	policy := &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(maxRetries)}
 	if own != nil {
@@ -72,12 +81,25 @@ func RetryPolicy(own *routev3.RetryPolicy) *routev3.RetryPolicy {
 		Name:                 envoy.RetryHeader,
 		HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
 	})
+	if unasked {
+		policy.RetriableHeaders = append(policy.RetriableHeaders, matchingHeader(sentHeader, isDeadUnasked))
+	}
 	// The hook has waited already for what makes the retry worth while.
 	policy.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{
 		BaseInterval: seconds(time.Millisecond),
 		MaxInterval:  seconds(2 * time.Millisecond),
 	}
 	return policy
+}
+
+// matchingHeader is a header whose whole value matches a regular expression.
+func matchingHeader(name, regex string) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{
+		Name: name,
+		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regex}},
+		}},
+	}
 }
 
 // ownRetries is the user's own retry policy, nil if there is none.
@@ -114,7 +136,7 @@ func mostSpecificFirst(routes []Route) []Route {
 
 // directRoute leads from the caller to the backend, with the hook's retries.
 func (b *builder) directRoute(r Route) *routev3.Route {
-	route := b.policyRoute(r, RetryPolicy(b.ownRetries()))
+	route := b.policyRoute(r, RetryPolicy(b.ownRetries(), b.cfg.RetryUnasked))
 	if r.Push == nil {
 		return route
 	}
@@ -134,8 +156,10 @@ func (b *builder) pushRules(r Route) *routev3.Route {
 	// The router takes the caller's token out of the request, and not
 	// jwt_authn: other filters may want to see it too.
 	route.RequestHeadersToRemove = []string{authorization}
-	if header := r.Push.TokenHeader; header != "" && header != authorization {
-		route.RequestHeadersToRemove = append(route.RequestHeadersToRemove, header)
+	for _, header := range append([]string{r.Push.TokenHeader}, r.Push.Strip...) {
+		if header != "" && !slices.Contains(route.RequestHeadersToRemove, header) {
+			route.RequestHeadersToRemove = append(route.RequestHeadersToRemove, header)
+		}
 	}
 	return route
 }

@@ -24,7 +24,11 @@ import (
 )
 
 func TestStreams(t *testing.T) {
-	eachEnvoy(t, func(t *testing.T, r *rig) {
+	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
+		s := &stub{}
+		cfg := s.config(t)
+		cfg.RetryUnasked = true
+		r := s.start(t, b, w, cfg)
 		for name, test := range map[string]func(*testing.T, *rig){
 			"upload refused early":         retriesUploadRefusedEarly,
 			"large upload refused early":   answersLargeUploadRefusedEarly,
@@ -352,6 +356,10 @@ func retriesUnary(t *testing.T, r *rig) {
 	if v := header.Get(envoy.RetryHeader); v != nil || trailer.Get("x-trailer") == nil {
 		t.Errorf("header %v, trailer %v", header, trailer)
 	}
+	if r.way != nested {
+		r.wantUnasked(t, sc, 2, 1)
+		return
+	}
 	r.wantCounts(t, sc, 1, 2, 2)
 	if got := sc.observed[0].header["grpc-status"]; got != "16" {
 		t.Errorf("observed grpc-status %q", got)
@@ -365,7 +373,36 @@ func wantUnavailable(t *testing.T, err error, message string) {
 	}
 }
 
+// wantUnasked expects so many tries and calls of inject, and that nothing was held.
+func (r *rig) wantUnasked(t *testing.T, sc *scenario, tries, injected int) {
+	t.Helper()
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if len(sc.tries) != tries || len(sc.injected) != injected || len(sc.observed) != 0 {
+		t.Errorf("%d tries, %d injected, %d observed", len(sc.tries), len(sc.injected), len(sc.observed))
+	}
+}
+
+// answersUnasked is answersUnary where Envoy sends the call again by itself.
+func answersUnasked(t *testing.T, r *rig) {
+	name, sc := r.script(t, &scenario{
+		backend: gRPCBackend(always),
+		inject:  func(observation) *extprocv3.ProcessingResponse { return unavailable() },
+	})
+	err := r.connect(t).Invoke(t.Context(), "/grpc/"+name+"/Unary", &emptypb.Empty{}, &emptypb.Empty{})
+	wantUnavailable(t, err, "no token")
+	r.wantUnasked(t, sc, 1, 1)
+
+	name, sc = r.script(t, &scenario{backend: gRPCBackend(always)})
+	wantUnauthenticated(t, r.connect(t).Invoke(t.Context(), "/grpc/"+name+"/Unary", &emptypb.Empty{}, &emptypb.Empty{}))
+	r.wantUnasked(t, sc, 2, 1)
+}
+
 func answersUnary(t *testing.T, r *rig) {
+	if r.way != nested {
+		answersUnasked(t, r)
+		return
+	}
 	name, sc := r.script(t, &scenario{
 		backend: gRPCBackend(always),
 		hook:    func(observation) *extprocv3.ProcessingResponse { return unavailable() },

@@ -15,8 +15,22 @@ import (
 	"github.com/rebearer/rebearer/envoy"
 )
 
-// sentHeader tells observe that a request went to the backend whole.
+// sentHeader tells of an answer what decides whether it may be held: how long the
+// request took to go to the backend, which Envoy knows only where it went whole,
+// the protocol that the caller speaks, the two statuses, and the number of the try.
 const sentHeader = "x-rebearer-sent"
+
+const (
+	sentFormat = "%REQUEST_TX_DURATION% %PROTOCOL% %RESP(:STATUS)%/%RESP(GRPC-STATUS)% %REQ(X-ENVOY-ATTEMPT-COUNT)%"
+	// mayBeHeld are answers to requests that went out whole, to callers who have a
+	// connection for each. Where several share one, as with HTTP/2, and it has more
+	// to write than its buffer holds, Envoy tells all of them to stop reading, and
+	// crashes over one whose backend has ended while its answer is held (1.37.0 to
+	// 1.40.0).
+	mayBeHeld = `[0-9]+ HTTP/1\.[01] .*`
+	// isDeadUnasked are the others that say by their status that our token is dead.
+	isDeadUnasked = `[0-9]+ HTTP/[23]\S* (401/.*|.*/16) 1`
+)
 
 // upstream are the filters that the router runs for every try: requests pass them
 // from the first to the last, answers from the last to the first. The route is
@@ -35,12 +49,12 @@ func (b *builder) upstream(r *Route) []*hcmv3.HttpFilter {
 }
 
 // guard is nearest to the backend. It removes what a backend says in our name,
-// and notes whether the request went out whole: Envoy knows the duration only
-// then. If observe held an answer that came before, as it does to an upload that
-// is refused early and to every refused WebSocket, Envoy would crash (over
+// and notes what decides whether the answer may be held. If observe held one that
+// came before the request had gone out whole, as it does to an upload that is
+// refused early and to every refused WebSocket, Envoy would crash (backends over
 // HTTP/1.1; 1.37.0 to 1.40.0).
 func guard() *headermutationv3.HeaderMutation {
-	sent := overwrite(sentHeader, "%REQUEST_TX_DURATION%")
+	sent := overwrite(sentHeader, sentFormat)
 	return mutateResponse(remove(envoy.RetryHeader), remove(envoy.DeadHeader), remove(sentHeader),
 		&rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Append{Append: sent}})
 }
@@ -65,10 +79,11 @@ func (b *builder) isLater() *predicate {
 }
 
 // onAnswer calls the hook about rejections, and about accepted retries: observe
-// holds the answer meanwhile; where that is not possible, watch only tells.
+// holds the answer meanwhile; where that is not possible, watch only tells, and
+// the retry policy may know by itself ([Config.RetryUnasked]).
 func (b *builder) onAnswer(observe, watch *extprocfilterv3.ExternalProcessor) *commonmatchingv3.ExtensionWithMatcher {
-	isSent := b.responseMatches(sentHeader, "[0-9]+")
-	how := b.choose(b.when(isSent, "observe", b.execute("observe", observe)))
+	held := b.responseMatches(sentHeader, mayBeHeld)
+	how := b.choose(b.when(held, "observe", b.execute("observe", observe)))
 	how.OnNoMatch = b.do("watch", b.execute("watch", watch))
 	report := anyOf(append(b.rejections(), b.isLater())...)
 	return b.composite(b.choose(&choice{
@@ -138,7 +153,7 @@ func (b *builder) injectToken(r *Route) *extprocfilterv3.ExternalProcessor {
 		RequestHeaderMode:  extprocfilterv3.ProcessingMode_SEND,
 		ResponseHeaderMode: extprocfilterv3.ProcessingMode_SKIP,
 	}
-	p.RequestAttributes = []string{envoy.RequestIDAttribute}
+	p.RequestAttributes = []string{envoy.RequestIDAttribute, envoy.ProtocolAttribute}
 	p.ForwardRules = &extprocfilterv3.HeaderForwardingRules{AllowedHeaders: headers(envoy.AttemptHeader)}
 	p.MessageTimeout = seconds(b.cfg.HookTimeout)
 	p.MutationRules = allow(slices.Concat(b.cfg.CredentialHeaders, []string{"retry-after", "content-type", "cache-control", "x-ext-auth-reason"})...)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,19 @@ func (f Forward) headers() map[string]string {
 		headers["claims."+printable(claim)] = header
 	}
 	return headers
+}
+
+// ForwardHeaders are the headers in which any policy tells who calls, sorted. No
+// caller's own get through to any backend.
+func (c *Config) ForwardHeaders() []string {
+	names := map[string]bool{}
+	for _, p := range c.Policies {
+		for _, name := range p.Forward.headers() {
+			names[name] = true
+		}
+	}
+	delete(names, "")
+	return slices.Sorted(maps.Keys(names))
 }
 
 func (f Forward) any() bool {
