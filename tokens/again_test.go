@@ -172,7 +172,7 @@ func TestAgainUnasked(t *testing.T) {
 				t.Errorf("got generation %d, %v; want %d", got.Generation, err, want)
 			}
 		}
-		mustToken(t, c)
+		first := mustToken(t, c)
 		again(1)
 		time.Sleep(2 * freshFor)
 		again(2)
@@ -181,6 +181,7 @@ func TestAgainUnasked(t *testing.T) {
 		token := mustToken(t, c)
 		again(2) // it may have been sent again for another reason
 		c.Rejected(t.Context(), refusalOf(token, 1, Dead))
+		c.Rejected(t.Context(), refusalOf(first, 1, Dead)) // late, and says nothing of the other
 		again(0)
 	})
 }

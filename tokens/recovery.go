@@ -218,7 +218,7 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if r.Verdict == Dead {
+	if r.Verdict == Dead && r.Fingerprint == e.current.Fingerprint { // not one that comes late
 		e.dead = r.Fingerprint
 	}
 	f, o := e.weigh(ctx, r)

@@ -12,17 +12,11 @@ import (
 // goes the way of its own policy, with that policy's token, and no caller can say
 // in a header of his own who he is.
 func TestMixedDelivery(t *testing.T) {
-	t.Parallel()
-	newest().Require(t)
-	if len(ways(t, newest())) == 1 {
-		t.Skip("this Envoy is too old")
-	}
 	const subject, key = "X-Caller-Subject", "X-Stock-Key"
-	for _, shape := range []string{"nested", "lean"} {
-		t.Run(shape, func(t *testing.T) {
-			t.Parallel()
+	everyWay(t, func(t *testing.T, w way) {
+		for _, shape := range []string{"nested", "lean"} {
 			s := newStack(t, newest(), stackOptions{
-				way: pushed, envoyKeys: "shape: " + shape,
+				way: w, envoyKeys: "shape: " + shape,
 				credentials: []string{fmt.Sprintf("stock: {clients: [{provider: backend, id: %q, secret_file: secret}], scopes: [stock], header: {name: x-stock-key}}", gatewayID)},
 				policies:    []string{"stock: {callers: [shop], credential: stock, forward: {subject: x-caller-subject}}"},
 				wrap:        acceptsEither(key),
@@ -33,18 +27,18 @@ func TestMixedDelivery(t *testing.T) {
 				a := s.send(t, http.MethodGet, api.EchoPath, nil, forged)
 				a.want(t, http.StatusOK)
 				if h := a.echo(t).Headers; h.Get(subject) != "" || h.Get(key) != "" {
-					t.Errorf("with push the backend sees %v", h)
+					t.Errorf("%s: with push the backend sees %v", shape, h)
 				}
 				a = s.send(t, http.MethodGet, "/stock"+api.EchoPath, nil, forged)
 				a.want(t, http.StatusOK)
 				if h := a.echo(t).Headers; h.Get(subject) != callerID || h.Get(key) == "" {
-					t.Errorf("without push the backend sees %v", h)
+					t.Errorf("%s: without push the backend sees %v", shape, h)
 				}
 				s.restart(t)
 			}
 			s.checkLogs(t)
-		})
-	}
+		}
+	}, pushed)
 }
 
 // acceptsEither has an API take its token from another header too, and still show
