@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,13 @@ func (s *script) asked() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.at)
+}
+
+// times returns when each request came.
+func (s *script) times() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.at)
 }
 
 // numbered answers token-1, token-2 and so on, after a while.
