@@ -70,6 +70,12 @@ const (
 // where a backend sends it.
 const DeadHeader = "x-rebearer-dead"
 
+// SentHeader is the response header in which Envoy notes what decides whether an
+// answer may be held: how long the request took to go to the backend, which is a
+// number only where it went whole, the protocol that the caller speaks, the two
+// statuses, and the number of the try.
+const SentHeader = "x-rebearer-sent"
+
 // AttemptHeader is the request header in which Envoy tells the check the number
 // of the try, from "1". Envoy sets it whatever the caller sent.
 const AttemptHeader = "x-envoy-attempt-count"

@@ -246,8 +246,10 @@ type Retried struct {
 	// Attempt counts the tries of the request from 1, the coming one included.
 	Attempt int
 	// Unasked is whether nobody can say if the token was refused: then it is
-	// suspect unless it was just issued.
+	// as suspect as after a rejection without evidence on that Route, unless it
+	// was just issued.
 	Unasked bool
+	Route   string
 }
 
 // knownDead reports whether a token is the one that was said to be dead.
@@ -283,6 +285,8 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 		e.mu.Unlock()
 		c.h.uses.Add(1)
 		return token, nil
+	case r.Unasked && e.fetching == nil:
+		f = e.try(now, Rejection{Use: r.Use, Route: r.Route}, false)
 	default:
 		f = e.suspect(now)
 	}

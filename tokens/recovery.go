@@ -33,11 +33,17 @@ const (
 	// maxHolds is how often one on behalf of a caller is held whose trial the
 	// bucket does not pay for: others have begun theirs, which tell of all.
 	maxHolds = 7
-	// enoughRefused is how many rejections in a row are several, and
-	// enoughOfCallers where each caller has a token of his own: there a share
-	// of callers who are not allowed is usual, and costs more to mistake.
+	// enoughRefused is how many rejections in a row are several where hardly any
+	// come as a rule, and enoughOfCallers where each caller has a token of his own:
+	// there a share of callers who are not allowed is usual, and costs more to
+	// mistake. More than maxEnough are never needed, and fewRefused are no rule.
 	enoughRefused   = 4
 	enoughOfCallers = 12
+	maxEnough       = 64
+	fewRefused      = 12
+	// maxUsual is the share of rejections above which it does not matter how many
+	// are usual: an outage must not become the rule.
+	maxUsual = 0.8
 	// calmAfter is how many requests, mostly accepted, end the silence after a
 	// trial that did not help.
 	calmAfter = 10
@@ -145,6 +151,9 @@ func (c *Credential) Rejected(ctx context.Context, r Rejection) Outcome {
 	if o.Answer == TryAgain && !r.Retriable {
 		o = refusal(r, ReasonNotRetriable, 0)
 	}
+	if r.Unheld && !r.Retriable {
+		o.Answer = Pass
+	}
 	if o.Answer == Unavailable && c.isPaused() { // no next try can pass
 		o.Reason, o.RetryAfter = ReasonPaused, max(o.RetryAfter, pausedWait)
 	}
@@ -173,7 +182,7 @@ func refusal(r Rejection, reason Reason, retryAfter time.Duration) Outcome {
 
 func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	if r.Verdict == NotAllowed {
-		return Outcome{Reason: ReasonNotAllowed}
+		return c.notAllowed(r)
 	}
 	if c.cfg.Action == Observe {
 		return Outcome{Reason: ReasonObserve}
@@ -214,6 +223,16 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	return Outcome{Answer: TryAgain, Reason: f.reason}
 }
 
+// notAllowed passes a rejection that is not about the token. If Envoy sent the
+// request again before anybody could say so, that is not to cost the next trial.
+func (c *Credential) notAllowed(r Rejection) Outcome {
+	if r.repeats() {
+		r.Verdict = Unclear
+		c.silence(time.Now(), r)
+	}
+	return Outcome{Reason: ReasonNotAllowed}
+}
+
 // recover returns the fetch to wait for, or nil and what else to do.
 func (e *entry) recover(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	e.mu.Lock()
@@ -239,6 +258,8 @@ func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	case r.Attempt > 1 && e.wasFresh(now, r):
 		e.notHelped(now, r)
 		return nil, refusal(r, ReasonAgain, e.c().cfg.CoolDown)
+	case r.repeats():
+		return nil, refusal(r, ReasonAgain, 0)
 	case !ours && e.current.aliveAt(now) && e.explains(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	}
@@ -338,7 +359,7 @@ func (e *entry) try(now time.Time, r Rejection, justIssued bool) *fetch {
 }
 
 // hold waits, without the lock, for what becomes of other requests, and begins
-// a trial if at least half of them are refused. It returns with the lock held.
+// a trial if most of them are refused. It returns with the lock held.
 func (e *entry) hold(ctx context.Context, now time.Time, r Rejection, at mark) (*fetch, Outcome) {
 	rec, share := &e.recovery, &e.of.share
 	until, silent := share.quiet(now)

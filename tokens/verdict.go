@@ -57,12 +57,21 @@ type Rejection struct {
 	Route string
 	// Retriable is whether this request may be sent again.
 	Retriable bool
+	// Unheld says that the backend's answer does not wait for ours. Then it goes
+	// to the caller, or where it is retriable Envoy sends the request again
+	// unasked, and what is decided here is for [Credential.Again] or the like. A
+	// try after the first is not counted: its request was.
+	Unheld bool
 	// Uncounted says that the request's token did not come from
 	// [Credential.Token], so that nobody knows how many others were accepted.
 	Uncounted bool
 	// RequestID is Envoy's x-request-id, for the log.
 	RequestID string
 }
+
+// repeats reports a rejection after another one of the same request, which Envoy
+// sent again whatever that said: its token may be the same.
+func (r Rejection) repeats() bool { return r.Unheld && r.Attempt > 1 }
 
 // pair names the caller and route whose probes fall silent together. A 403 that
 // was real does not silence an answer that says outright that the token is dead.

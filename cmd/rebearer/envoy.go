@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -176,24 +175,17 @@ func renderConfig(cfg *config.Config) (render.Config, error) {
 	if t := cfg.Envoy.TLS; t != nil {
 		c.Service.TLS = &render.TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName}
 	}
-	c.RetryUnasked = true
+	c.RetryUnasked = cfg.UnaskedStatuses()
 	for _, name := range slices.Sorted(maps.Keys(cfg.Credentials)) {
 		credential := cfg.Credentials[name]
 		c.CredentialHeaders = append(c.CredentialHeaders, credential.Header.Name)
 		c.RejectionStatuses = append(c.RejectionStatuses, credential.Rejection.Statuses...)
-		c.RetryUnasked = c.RetryUnasked && retriesDead(credential.Rejection)
 	}
 	slices.Sort(c.CredentialHeaders)
 	c.CredentialHeaders = slices.Compact(c.CredentialHeaders)
 	slices.Sort(c.RejectionStatuses)
 	c.RejectionStatuses = slices.Compact(c.RejectionStatuses)
 	return c, nil
-}
-
-// retriesDead reports whether every request that a backend answers 401 is to be
-// sent again.
-func retriesDead(r config.Rejection) bool {
-	return r.Action == config.ActionRetry && r.Methods == nil && slices.Contains(r.Statuses, http.StatusUnauthorized)
 }
 
 // unbounded translates "no bound", which is 0 in the configuration and below it

@@ -27,6 +27,7 @@ type answer struct {
 	method     string
 	route      string
 	requestID  string
+	sent       string // what [envoy.SentHeader] says
 }
 
 // readAnswer reads the first message about an answer: Envoy sends attributes
@@ -94,6 +95,8 @@ func (a *answer) readHeaders(headers []*corev3.HeaderValue) {
 			a.WWWAuthenticate = append(a.WWWAuthenticate, value)
 		case "content-type":
 			a.ContentType = value
+		case envoy.SentHeader:
+			a.sent = value
 		case "content-encoding":
 			a.encoding = value
 		case "content-length":
@@ -108,6 +111,22 @@ func (a *answer) readHeaders(headers []*corev3.HeaderValue) {
 func (a *answer) isRejection(statuses []int) bool {
 	return slices.Contains(statuses, a.Status) || a.GRPCStatus == rejection.GRPCUnauthenticated
 }
+
+// isResent reports whether Envoy sends the request again unasked: on its first try,
+// if the connection is shared and the request went out whole.
+func (a *answer) isResent(target Target) bool {
+	status := a.Status
+	if a.GRPCStatus == rejection.GRPCUnauthenticated {
+		status = http.StatusUnauthorized
+	}
+	went, _, _ := strings.Cut(a.sent, " ")
+	_, err := strconv.Atoi(went)
+	return err == nil && a.attempt == 1 && isShared(a.attributes[envoy.ProtocolAttribute]) && slices.Contains(target.Unasked, status)
+}
+
+// isShared reports whether a protocol has several requests on one connection: Envoy
+// then cannot hold their rejections.
+func isShared(protocol string) bool { return protocol != "" && !strings.HasPrefix(protocol, "HTTP/1") }
 
 // canBeRead reports whether the body is one that rules can look at.
 func (a *answer) canBeRead() bool {

@@ -38,6 +38,9 @@ type Target struct {
 	Statuses []int
 	// Methods are those that may be sent again. Nil means all.
 	Methods []string
+	// Unasked are the statuses whose requests Envoy sends again unasked, where it
+	// cannot hold them (render.Config.RetryUnasked).
+	Unasked []int
 	// Rules look into the bodies of rejections. Nil means that none is read.
 	Rules *rejection.Rules
 	// Introspect asks the provider whether a token is active (RFC 7662). It
@@ -68,6 +71,7 @@ type Server struct {
 	lookup        Lookup
 	configs       *configs
 	introspection *introspection
+	rulings       rulings
 }
 
 // New makes a Server, which keeps nothing running.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 
@@ -17,19 +16,34 @@ import (
 // gets the token that lives now, and keeps the one it has where there is none.
 func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) *extprocv3.ProcessingResponse {
 	use, noted := readUse(request, t.from)
-	refused := tokens.Fingerprint(noted[envoy.RefusedKey].GetStringValue())
 	target, ok := t.server.lookup(use.Credential)
 	if !ok {
 		return onRequestHeaders(nil)
 	}
-	retried := tokens.Retried{Use: use, Refused: refused, Attempt: readAttempt(request), Unasked: refused == "" && isShared(request)}
+	retried := tokens.Retried{
+		Use: use, Attempt: readAttempt(request),
+		Refused: tokens.Fingerprint(noted[envoy.RefusedKey].GetStringValue()),
+	}
 	if noted[envoy.VerdictKey].GetStringValue() == envoy.RetryDead {
 		retried.Verdict = tokens.Dead
+	}
+	if retried.Refused == "" && isShared(readAttribute(request, envoy.ProtocolAttribute)) {
+		said := t.server.rulings.await(ctx, readAttribute(request, envoy.RequestIDAttribute))
+		switch {
+		case said == nil:
+			retried.Unasked, retried.Route = true, readAttribute(request, envoy.RouteAttribute)
+		case said.outcome.Answer == tokens.Pass: // which the same token's will be
+			return onRequestHeaders(nil)
+		case said.outcome.Answer == tokens.Unavailable:
+			return unavailable(said.outcome.RetryAfter)
+		default:
+			retried.Refused, retried.Verdict = said.refused.Fingerprint, said.refused.Verdict
+		}
 	}
 	token, err := target.Credential.Again(ctx, retried)
 	var u *tokens.UnavailableError
 	switch {
-	case err != nil && refused == "" && !retried.Unasked:
+	case err != nil && retried.Refused == "" && !retried.Unasked:
 		return onRequestHeaders(nil)
 	case errors.As(err, &u):
 		return unavailable(u.RetryAfter)
@@ -43,15 +57,13 @@ func (t *try) inject(ctx context.Context, request *extprocv3.ProcessingRequest) 
 	return onRequestHeaders(setting(set(target.Header, value)))
 }
 
-// isShared reports whether the caller's connection may have several requests, whose
-// rejections nobody holds: Envoy then knows by itself that one is to be sent again.
-func isShared(request *extprocv3.ProcessingRequest) bool {
+func readAttribute(request *extprocv3.ProcessingRequest, name string) string {
 	for _, attributes := range request.GetAttributes() {
-		if protocol := attributes.GetFields()[envoy.ProtocolAttribute].GetStringValue(); protocol != "" {
-			return !strings.HasPrefix(protocol, "HTTP/1")
+		if value := attributes.GetFields()[name].GetStringValue(); value != "" {
+			return value
 		}
 	}
-	return false
+	return ""
 }
 
 // readAttempt returns the number of a try that is about to be made. The filter

@@ -166,17 +166,38 @@ func (t *try) accept(target Target) {
 
 // judge decides on a rejection, and wraps what is to be changed about it.
 func (t *try) judge(ctx context.Context, target Target, wrap func(*extprocv3.CommonResponse) *extprocv3.ProcessingResponse) *extprocv3.ProcessingResponse {
-	a := t.answer
+	if t.from.watches() {
+		t.judgeUnheld(ctx, target)
+		return wrap(nil)
+	}
 	decision := t.decide(ctx, target)
-	outcome := target.Credential.Rejected(ctx, t.rejection(target, decision))
+	rejected := t.rejection(target, decision)
+	outcome := target.Credential.Rejected(ctx, rejected)
 	switch outcome.Answer {
 	case tokens.TryAgain:
-		return retry(wrap, decision.Verdict, tokens.FingerprintOf(a.token(target)))
+		return retry(wrap, decision.Verdict, rejected.Fingerprint)
 	case tokens.Unavailable:
 		return unavailable(outcome.RetryAfter)
 	case tokens.Pass:
 	}
 	return wrap(nil)
+}
+
+// judgeUnheld is judge for a rejection that nobody holds. Where Envoy sends the
+// request again unasked, inject waits for what is decided, on a stream of its own:
+// this one may end meanwhile.
+func (t *try) judgeUnheld(ctx context.Context, target Target) {
+	a := t.answer
+	isResent := a.isResent(target)
+	var said *ruling
+	if isResent {
+		said = t.server.rulings.begin(a.requestID)
+		ctx = context.WithoutCancel(ctx) // the credential's timeout bounds it
+	}
+	r := t.rejection(target, t.decide(ctx, target))
+	r.Unheld, r.Retriable = true, isResent
+	outcome := target.Credential.Rejected(ctx, r)
+	said.give(r, outcome)
 }
 
 // report tells of a rejection whose answer nobody waits for: what follows from it
@@ -185,7 +206,7 @@ func (t *try) report(ctx context.Context, target Target) {
 	gone, leave := context.WithCancel(ctx)
 	leave()
 	r := t.rejection(target, target.Rules.Decide(t.answer.Response))
-	r.Retriable = false
+	r.Retriable, r.Unheld = false, true
 	target.Credential.Rejected(gone, r)
 }
 
@@ -204,7 +225,7 @@ func (t *try) rejection(target Target, d rejection.Decision) tokens.Rejection {
 	return tokens.Rejection{
 		Use: a.use, Fingerprint: tokens.FingerprintOf(a.token(target)), Attempt: a.attempt,
 		Verdict: d.Verdict, Rule: d.Rule, Route: a.route, RequestID: a.requestID,
-		Retriable: !t.from.watches() && (target.Methods == nil || slices.Contains(target.Methods, a.method)),
+		Retriable: target.Methods == nil || slices.Contains(target.Methods, a.method),
 		Uncounted: t.from.pushes(),
 	}
 }

@@ -54,11 +54,12 @@ type Config struct {
 	// RejectionStatuses are the HTTP statuses about which the hook is asked.
 	// Nil means 401 and 403. grpc-status 16 always counts as well.
 	RejectionStatuses []int
-	// RetryUnasked has Envoy send a request over HTTP/2 or HTTP/3 again by itself
-	// where the backend answers 401, or UNAUTHENTICATED, to its first try in the
-	// lean shape or in push mode: such answers cannot be held until the hook has
-	// decided. It is for credentials that would do so anyway, for every method.
-	RetryUnasked bool
+	// RetryUnasked has Envoy send a request over HTTP/2 or HTTP/3 again by itself,
+	// once, where the backend answers its first try with one of these statuses in
+	// the lean shape or in push mode, or with UNAUTHENTICATED if 401 is among them:
+	// such answers cannot be held until the hook has decided, which inject waits
+	// for instead. Nil means never.
+	RetryUnasked []int
 	// CredentialHeaders are the request headers in which backend tokens are
 	// sent. The hook is told their values. Nil means authorization.
 	CredentialHeaders []string

@@ -45,8 +45,9 @@
 //     they are not retried; the token is evicted.
 //   - So are those to callers over HTTP/2 and HTTP/3. If an answer were held while
 //     their shared connection is over its write buffer, Envoy would crash (1.37.0 to
-//     1.40.0). The router sends a request again by itself where the status alone says
-//     that the token is dead ([Config.RetryUnasked]); inject waits for another.
+//     1.40.0). The router sends the request again unasked ([Config.RetryUnasked]), and
+//     inject waits for what the hook makes of the rejection: where it is none of the
+//     token, the backend refuses the same token again, and that is the answer.
 //
 // The filters that call the hook are created only for a try that needs them
 // (the composite filter): an accepted first try costs two matchers. A cluster

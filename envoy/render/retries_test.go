@@ -231,7 +231,7 @@ func TestRetryPolicy(t *testing.T) {
 		RetriableHeaders: []*routev3.HeaderMatcher{{Name: "x-again"}},
 	}
 	before := proto.CloneOf(own)
-	got := RetryPolicy(own, false)
+	got := RetryPolicy(own, nil)
 	if diff := cmp.Diff(before, own, protocmp.Transform()); diff != "" {
 		t.Errorf("the policy was changed: %s", diff)
 	}
@@ -241,7 +241,7 @@ func TestRetryPolicy(t *testing.T) {
 	if len(got.RetriableHeaders) != 2 || got.RetriableHeaders[1].Name != envoy.RetryHeader {
 		t.Errorf("got headers %v", got.RetriableHeaders)
 	}
-	again := RetryPolicy(&routev3.RetryPolicy{RetryOn: "retriable-headers"}, false)
+	again := RetryPolicy(&routev3.RetryPolicy{RetryOn: "retriable-headers"}, nil)
 	if again.RetryOn != "retriable-headers" || again.GetNumRetries().GetValue() != 2 {
 		t.Errorf("got %v", again)
 	}

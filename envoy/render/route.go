@@ -23,7 +23,6 @@ const maxRetries = 3
 // inner listener, or where that is not needed straight to the backend.
 func (b *builder) outerRoutes() *routev3.RouteConfiguration {
 	host := b.host()
-	host.RequestHeadersToRemove = []string{envoy.RetryHeader}
 	if b.nests() && !b.pushes() {
 		host.Routes = append(host.Routes, innerRoute("/"))
 		return routeConfig(outerListener, host)
@@ -45,7 +44,7 @@ func innerRoute(path string) *routev3.Route {
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: innerName},
 			Timeout:          seconds(0), // the inner route's own timeout rules
-			RetryPolicy:      RetryPolicy(nil, false),
+			RetryPolicy:      RetryPolicy(nil, nil),
 		}},
 	}
 }
@@ -57,7 +56,7 @@ func (b *builder) host() *routev3.VirtualHost {
 	return &routev3.VirtualHost{
 		IncludeRequestAttemptCount: true,
 		RequestBodyBufferLimit:     wrapperspb.UInt64(uint64(b.cfg.BodyBuffer)),
-		ResponseHeadersToRemove:    []string{envoy.RetryHeader, sentHeader},
+		ResponseHeadersToRemove:    []string{envoy.RetryHeader, envoy.SentHeader},
 	}
 }
 
@@ -66,7 +65,7 @@ func (b *builder) host() *routev3.VirtualHost {
 // their number, which is therefore one above own's, and both come after one or two
 // milliseconds: the hook has waited already. unasked is [Config.RetryUnasked]; it
 // is for routes whose tries pass the filters of [Parts.Upstream].
-func RetryPolicy(own *routev3.RetryPolicy, unasked bool) *routev3.RetryPolicy {
+func RetryPolicy(own *routev3.RetryPolicy, unasked []int) *routev3.RetryPolicy {
 	const onHeaders = "retriable-headers"
 	policy := &routev3.RetryPolicy{NumRetries: wrapperspb.UInt32(maxRetries)}
 	if own != nil {
@@ -80,8 +79,8 @@ func RetryPolicy(own *routev3.RetryPolicy, unasked bool) *routev3.RetryPolicy {
 		Name:                 envoy.RetryHeader,
 		HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
 	})
-	if unasked {
-		policy.RetriableHeaders = append(policy.RetriableHeaders, matchingHeader(sentHeader, isDeadUnasked))
+	if len(unasked) > 0 {
+		policy.RetriableHeaders = append(policy.RetriableHeaders, matchingHeader(envoy.SentHeader, resent(unasked)))
 	}
 	// The hook has waited already for what makes the retry worth while.
 	policy.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{

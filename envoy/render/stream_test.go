@@ -27,7 +27,7 @@ func TestStreams(t *testing.T) {
 	eachWay(t, func(t *testing.T, b envoytest.Binary, w way) {
 		s := &stub{}
 		cfg := s.config(t)
-		cfg.RetryUnasked = true
+		cfg.RetryUnasked = []int{http.StatusUnauthorized}
 		r := s.start(t, b, w, cfg)
 		for name, test := range map[string]func(*testing.T, *rig){
 			"upload refused early":         retriesUploadRefusedEarly,

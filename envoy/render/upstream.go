@@ -1,7 +1,10 @@
 package render
 
 import (
+	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 
 	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	rulesv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
@@ -13,14 +16,11 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"github.com/rebearer/rebearer/envoy"
+	"github.com/rebearer/rebearer/envoy/rejection"
 )
 
-// sentHeader tells of an answer what decides whether it may be held: how long the
-// request took to go to the backend, which Envoy knows only where it went whole,
-// the protocol that the caller speaks, the two statuses, and the number of the try.
-const sentHeader = "x-rebearer-sent"
-
 const (
+	// sentFormat is the value of [envoy.SentHeader].
 	sentFormat = "%REQUEST_TX_DURATION% %PROTOCOL% %RESP(:STATUS)%/%RESP(GRPC-STATUS)% %REQ(X-ENVOY-ATTEMPT-COUNT)%"
 	// mayBeHeld are answers to requests that went out whole, to callers who have a
 	// connection for each. Where several share one, as with HTTP/2, and it has more
@@ -28,9 +28,23 @@ const (
 	// crashes over one whose backend has ended while its answer is held (1.37.0 to
 	// 1.40.0).
 	mayBeHeld = `[0-9]+ HTTP/1\.[01] .*`
-	// isDeadUnasked are the others that say by their status that our token is dead.
-	isDeadUnasked = `[0-9]+ HTTP/[23]\S* (401/.*|.*/16) 1`
+	// isResent are the rejections of the other callers that the router sends again
+	// unasked, with the statuses to come.
+	isResent = `[0-9]+ HTTP/[23]\S* (?:%s) 1`
 )
+
+// resent is the value of [envoy.SentHeader] on answers with one of the statuses
+// whose requests are sent again unasked.
+func resent(statuses []int) string {
+	var either []string
+	for _, status := range statuses {
+		either = append(either, fmt.Sprintf("%d/.*", status))
+		if status == http.StatusUnauthorized {
+			either = append(either, ".*/"+rejection.GRPCUnauthenticated)
+		}
+	}
+	return fmt.Sprintf(isResent, strings.Join(either, "|"))
+}
 
 // upstream are the filters that the router runs for every try: requests pass them
 // from the first to the last, answers from the last to the first. The route is
@@ -54,8 +68,8 @@ func (b *builder) upstream(r *Route) []*hcmv3.HttpFilter {
 // refused early and to every refused WebSocket, Envoy would crash (backends over
 // HTTP/1.1; 1.37.0 to 1.40.0).
 func guard() *headermutationv3.HeaderMutation {
-	sent := overwrite(sentHeader, sentFormat)
-	return mutateResponse(remove(envoy.RetryHeader), remove(envoy.DeadHeader), remove(sentHeader),
+	sent := overwrite(envoy.SentHeader, sentFormat)
+	return mutateResponse(remove(envoy.RetryHeader), remove(envoy.DeadHeader), remove(envoy.SentHeader),
 		&rulesv3.HeaderMutation{Action: &rulesv3.HeaderMutation_Append{Append: sent}})
 }
 
@@ -80,9 +94,9 @@ func (b *builder) isLater() *predicate {
 
 // onAnswer calls the hook about rejections, and about accepted retries: observe
 // holds the answer meanwhile; where that is not possible, watch only tells, and
-// the retry policy may know by itself ([Config.RetryUnasked]).
+// the router may send the request again unasked ([Config.RetryUnasked]).
 func (b *builder) onAnswer(observe, watch *extprocfilterv3.ExternalProcessor) *commonmatchingv3.ExtensionWithMatcher {
-	held := b.responseMatches(sentHeader, mayBeHeld)
+	held := b.responseMatches(envoy.SentHeader, mayBeHeld)
 	how := b.choose(b.when(held, "observe", b.execute("observe", observe)))
 	how.OnNoMatch = b.do("watch", b.execute("watch", watch))
 	report := anyOf(append(b.rejections(), b.isLater())...)
@@ -141,7 +155,7 @@ func (b *builder) watcher(r *Route) *extprocfilterv3.ExternalProcessor {
 		RequestHeaderMode:  extprocfilterv3.ProcessingMode_SKIP,
 		ResponseHeaderMode: extprocfilterv3.ProcessingMode_SEND,
 	}
-	p.ResponseAttributes = b.upstreamAttributes()
+	p.ResponseAttributes = append(b.upstreamAttributes(), envoy.ProtocolAttribute)
 	p.ObservabilityMode = true
 	return p
 }
@@ -153,7 +167,7 @@ func (b *builder) injectToken(r *Route) *extprocfilterv3.ExternalProcessor {
 		RequestHeaderMode:  extprocfilterv3.ProcessingMode_SEND,
 		ResponseHeaderMode: extprocfilterv3.ProcessingMode_SKIP,
 	}
-	p.RequestAttributes = []string{envoy.RequestIDAttribute, envoy.ProtocolAttribute}
+	p.RequestAttributes = []string{envoy.RequestIDAttribute, envoy.RouteAttribute, envoy.ProtocolAttribute}
 	p.ForwardRules = &extprocfilterv3.HeaderForwardingRules{AllowedHeaders: headers(envoy.AttemptHeader)}
 	p.MessageTimeout = seconds(b.cfg.HookTimeout)
 	p.MutationRules = allow(slices.Concat(b.cfg.CredentialHeaders, []string{"retry-after", "content-type", "cache-control", "x-ext-auth-reason"})...)

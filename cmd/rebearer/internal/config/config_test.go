@@ -552,3 +552,33 @@ func TestFields(t *testing.T) {
 	}
 	walk("Config", reflect.TypeFor[Config]())
 }
+
+func TestUnaskedStatuses(t *testing.T) {
+	t.Parallel()
+	of := func(statuses ...int) Rejection { return Rejection{Action: ActionRetry, Statuses: statuses} }
+	evicts, reads := of(401), of(401)
+	evicts.Action, reads.Methods = ActionEvict, []string{"GET"}
+	for name, tt := range map[string]struct {
+		rejections []Rejection
+		want       []int
+	}{
+		"no credential":          {},
+		"one":                    {[]Rejection{of(403, 401)}, []int{401, 403}},
+		"what all have":          {[]Rejection{of(401, 403, 498), of(499, 401), of(401, 498)}, []int{401}},
+		"nothing that all have":  {[]Rejection{of(401), of(403)}, nil},
+		"400 is often another's": {[]Rejection{of(400, 401), of(400, 401)}, []int{401}},
+		"one evicts":             {[]Rejection{of(401), evicts}, nil},
+		"one retries GET only":   {[]Rejection{of(401), reads}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := &Config{Credentials: map[string]Credential{}}
+			for i, r := range tt.rejections {
+				c.Credentials[string(rune('a'+i))] = Credential{Rejection: r}
+			}
+			if diff := cmp.Diff(tt.want, c.UnaskedStatuses(), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -72,6 +73,26 @@ type Rejection struct {
 	// challenge nor a rule tells (RFC 7662), at most once a second a token.
 	// Default false.
 	Introspect bool `yaml:"introspect"`
+}
+
+// UnaskedStatuses returns the statuses, sorted, whose requests Envoy may send again
+// without having been told so: those that every credential retries, for all methods.
+// 400 is none of them, which is about the request as a rule.
+func (c *Config) UnaskedStatuses() []int {
+	var common []int
+	for i, name := range slices.Sorted(maps.Keys(c.Credentials)) {
+		r := c.Credentials[name].Rejection
+		if r.Action != ActionRetry || r.Methods != nil {
+			return nil
+		}
+		if i == 0 {
+			common = slices.Sorted(slices.Values(r.Statuses))
+		}
+		common = slices.DeleteFunc(common, func(status int) bool {
+			return status == http.StatusBadRequest || !slices.Contains(r.Statuses, status)
+		})
+	}
+	return slices.Compact(common)
 }
 
 // Rule is evidence in the body of a rejection. At most 8 KiB of a body are

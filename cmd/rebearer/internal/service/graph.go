@@ -31,6 +31,7 @@ type graph struct {
 	callers     map[string]*verifier
 	credentials map[string]*credential
 	policies    []extauthz.Policy
+	unasked     []int          // statuses whose requests Envoy sends again unasked
 	hashes      []string       // of Envoy's configurations; none are not compared
 	loading     sync.WaitGroup // first loads of key sets
 	loaded      atomic.Bool    // they are over, with whatever result
@@ -65,6 +66,7 @@ func (p parts) build(cfg *config.Config, old *graph) (*graph, error) {
 	}
 	g := &graph{
 		cfg:         cfg,
+		unasked:     cfg.UnaskedStatuses(),
 		providers:   map[string]*provider{},
 		callers:     map[string]*verifier{},
 		credentials: map[string]*credential{},

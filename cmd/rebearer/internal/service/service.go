@@ -261,11 +261,14 @@ func (s *Service) use(g *graph) error {
 
 // target is the hook's way to a credential.
 func (s *Service) target(name string) (hook.Target, bool) {
-	c, ok := s.current.Load().credentials[name]
+	g := s.current.Load()
+	c, ok := g.credentials[name]
 	if !ok {
 		return hook.Target{}, false
 	}
-	return c.target, true
+	target := c.target
+	target.Unasked = g.unasked
+	return target, true
 }
 
 // knownConfig reports whether a configuration of Envoy was made from ours, as far

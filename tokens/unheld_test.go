@@ -1,0 +1,190 @@
+package tokens
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// injectWait is how long a replica waits for what another was told.
+const injectWait = 50 * time.Millisecond
+
+// requestUnheld sends one request the way Envoy would where it cannot hold the
+// rejection: a refused one is sent again once, whatever the hook says. What it says
+// is known to the replica that was told only.
+func (w *world) requestUnheld(first func(caller string) (try, error)) func(context.Context, string, bool) string {
+	return func(ctx context.Context, caller string, real bool) string {
+		t, err := first(caller)
+		if err != nil {
+			return "503"
+		}
+		time.Sleep(w.backend/2 + rand.N(w.backend))
+		if w.accepts(t.token, real) {
+			return "200"
+		}
+		r := Rejection{
+			Use: t.use, Fingerprint: t.token.Fingerprint, Attempt: 1, Verdict: w.verdict, Rule: "status",
+			Retriable: true, Unheld: true, Uncounted: t.use.Generation == 0,
+		}
+		watch, inject := w.replicas[rand.N(len(w.replicas))], w.replicas[rand.N(len(w.replicas))]
+		said := make(chan Outcome, 1)
+		go func() { said <- watch.Rejected(ctx, r) }()
+		again := Retried{Use: t.use, Attempt: 2}
+		if watch == inject {
+			again.Refused, again.Verdict = r.Fingerprint, r.Verdict
+			if o := <-said; o.Answer == Unavailable {
+				return "503"
+			} else if o.Answer == Pass {
+				again.Attempt = 1
+			}
+		} else {
+			time.Sleep(injectWait)
+			again.Unasked = true
+		}
+		if again.Attempt == 2 {
+			if t.token, err = inject.Again(ctx, again); err != nil {
+				return "503"
+			}
+		}
+		time.Sleep(w.backend/2 + rand.N(w.backend))
+		if w.accepts(t.token, real) {
+			watch.Accepted(Acceptance{Use: t.use, Fingerprint: t.token.Fingerprint, Attempt: 2})
+			return "200"
+		}
+		r.Fingerprint, r.Attempt, r.Retriable = t.token.Fingerprint, 2, false
+		inject.Rejected(ctx, r)
+		if real {
+			return "real 403"
+		}
+		return "403"
+	}
+}
+
+// Restarts cost callers as little where no rejection can be held.
+func TestRestartUnderLoadUnheld(t *testing.T) {
+	t.Parallel()
+	const restarts = 5
+	tests := []struct {
+		name     string
+		push     bool
+		replicas int
+		real     float64
+		slow     time.Duration
+		lost     float64
+	}{
+		{"lean, one replica", false, 1, 0, 0, 0},
+		{"lean, one replica, real 403s", false, 1, 0.01, 0, 0.002},
+		{"lean, one replica, many real 403s", false, 1, 0.1, 0, 0.002},
+		{"lean, three replicas", false, 3, 0, 0, 0},
+		{"lean, three replicas, real 403s", false, 3, 0.01, 0, 0.01},
+		{"lean, three replicas, 5 requests a second", false, 3, 0, 200 * time.Millisecond, 0},
+		{"push", true, 1, 0, 0, 0},
+		{"push, real 403s", true, 1, 0.01, 0, 0.02},
+		{"push, 5 requests a second", true, 1, 0, 200 * time.Millisecond, 0},
+	}
+	for _, tt := range tests {
+		for _, verdict := range []Verdict{Unclear, Dead} {
+			if verdict == Dead && tt.real > 0 {
+				continue
+			}
+			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					p := &pushed{}
+					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
+					w.real, w.verdict = tt.real, verdict
+					w.send = w.requestUnheld(func(caller string) (try, error) {
+						token, err := w.replicas[rand.N(len(w.replicas))].Token(t.Context(), Request{Attempt: 1})
+						return try{Use{
+							Policy: "p", Credential: "orders", Caller: Fingerprint(caller),
+							Generation: token.Generation, Age: time.Since(token.Issued),
+						}, token, 1}, err
+					})
+					if tt.push {
+						mustToken(t, w.replicas[0])
+						w.send = w.requestUnheld(func(caller string) (try, error) {
+							return try{Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller)}, p.get(), 1}, nil
+						})
+					}
+					ctx, stop := context.WithCancel(t.Context())
+					begin := w.load
+					every := 3 * time.Second
+					if tt.slow > 0 {
+						begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, tt.slow) }
+						every = 20 * time.Second
+					}
+					done := begin(ctx, 32)
+					w.restarts(restarts, every)
+					stop()
+					done.Wait()
+					time.Sleep(time.Second) // what is told of may be held still
+					lost := w.results["403"] + w.results["503"]
+					total := lost + w.results["200"] + w.results["real 403"]
+					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
+					if got := float64(lost) / float64(total); got > tt.lost {
+						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+					}
+					if want := tt.replicas * (2*restarts + 1); tt.real == 0 && w.asked > want {
+						t.Errorf("%d token requests, want at most %d", w.asked, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What is not held passes, whatever is decided, unless Envoy sends the request again.
+func TestUnheldPasses(t *testing.T) {
+	t.Parallel()
+	for verdict, reason := range map[Verdict]Reason{Dead: ReasonNotRetriable, Unclear: ReasonNotRetriable, NotAllowed: ReasonNotAllowed} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := newTestCredential(t, numbered(time.Hour, 0))
+			r := refusalOf(settled(t, c), 1, verdict)
+			r.Unheld, r.Retriable = true, false
+			if diff := cmp.Diff(Outcome{Answer: Pass, Reason: reason}, c.Rejected(t.Context(), r)); diff != "" {
+				t.Errorf("%v (-want +got):\n%s", verdict, diff)
+			}
+		})
+	}
+}
+
+// A request that Envoy sent again whatever was decided is one request, and costs no
+// second trial; one that was refused for a reason of its own keeps its caller from
+// causing another.
+func TestUnheldRepeats(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := numbered(time.Hour, 0)
+		c, _ := newTestCredential(t, source)
+		token := settled(t, c)
+		for range 20 {
+			r := refusalOf(token, 2, Dead)
+			r.Unheld, r.Retriable = true, false
+			if o := c.Rejected(t.Context(), r); o.Reason != ReasonAgain {
+				t.Fatalf("got %+v", o)
+			}
+		}
+		again := func(caller Fingerprint, want int) {
+			t.Helper()
+			r := refusalOf(token, 2, NotAllowed)
+			r.Unheld, r.Retriable, r.Use.Caller = true, false, caller
+			if _, err := c.Again(t.Context(), Retried{Use: r.Use, Attempt: 2, Unasked: true}); err != nil {
+				t.Error(err)
+			}
+			c.Rejected(t.Context(), r)
+			if n := source.asked(); n != want {
+				t.Errorf("%d token requests, want %d", n, want)
+			}
+			time.Sleep(2 * freshFor)
+		}
+		again("a", 2)
+		again("a", 2)
+		again("b", 3)
+	})
+}
