@@ -117,6 +117,7 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 	}{
 		{"lean, one replica", false, 1, 0, 0, 0},
 		{"lean, one replica, real 403s", false, 1, 0.01, 0, 0.002},
+		{"lean, one replica, many real 403s", false, 1, 0.1, 0, 0.002},
 		{"lean, three replicas", false, 3, 0, 0, 0},
 		{"lean, three replicas, real 403s", false, 3, 0.01, 0, 0.002},
 		{"lean, three replicas, 5 requests a second", false, 3, 0, 200 * time.Millisecond, 0},

@@ -76,8 +76,10 @@
 //     the same caller on the same route was refused again after an earlier
 //     trial, within the cool-down.
 //   - Otherwise it is held for a moment. If at least half of the requests since
-//     then come back refused too, the token is what is wrong: that may spend the
-//     reserve. Where every caller has a token of his own it takes three quarters,
+//     then come back refused too, of those that are not refused as a rule, the
+//     token is what is wrong: that may spend the reserve. It is known before the
+//     moment is over after four in a row, and one more for each percent that is
+//     usual. Where every caller has a token of his own it takes three quarters,
 //     and twelve in a row.
 //   - A trial after which a retried request passed is given back, within bounds,
 //     and so is one that the provider did not answer: a pause bounds those. One

@@ -3,6 +3,8 @@ package tokens
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,12 +35,17 @@ func TestRestartUnderLoad(t *testing.T) {
 	}{
 		{"one replica", 1, 0, 0, 0},
 		{"one replica, real 403s", 1, 0.01, 0, 0.002},
+		{"one replica, 5 % real 403s", 1, 0.05, 0, 0.002},
+		{"one replica, 10 % real 403s", 1, 0.1, 0, 0.002},
+		{"one replica, 20 % real 403s", 1, 0.2, 0, 0.002},
 		{"one replica, 5 requests a second", 1, 0, 200 * time.Millisecond, 0},
 		// So few requests leave the bucket to chance: real 403s may have emptied it.
 		{"one replica, 5 requests a second, real 403s", 1, 0.01, 200 * time.Millisecond, 0.02},
 		{"one replica, 5 requests a second, many real 403s", 1, 0.1, 200 * time.Millisecond, 0.15},
 		{"two replicas", 2, 0, 0, 0},
 		{"two replicas, real 403s", 2, 0.01, 0, 0.002},
+		{"two replicas, 5 % real 403s", 2, 0.05, 0, 0.002},
+		{"two replicas, 10 % real 403s", 2, 0.1, 0, 0.002},
 		{"three replicas", 3, 0, 0, 0},
 		{"three replicas, real 403s", 3, 0.01, 0, 0.002},
 		{"three replicas, 5 requests a second", 3, 0, 200 * time.Millisecond, 0},
@@ -85,6 +92,37 @@ func TestRestartUnderLoad(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// Callers who may not do what they ask for, all the time, do not hide a restart from
+// the others.
+func TestRestartAmongAbusers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ replicas, abusers int }{{1, 1}, {1, 3}, {3, 1}, {3, 2}} { // of four callers
+		t.Run(fmt.Sprint(tt), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, tt.replicas)
+				w.send = func(ctx context.Context, caller string, _ bool) string {
+					n, err := strconv.Atoi(strings.TrimPrefix(caller, "caller-"))
+					if err != nil {
+						t.Error(err)
+					}
+					return w.request(ctx, caller, n < tt.abusers)
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				done := w.load(ctx, 32)
+				w.restarts(5, 3*time.Second)
+				stop()
+				done.Wait()
+				lost, passed := w.results["403"]+w.results["503"], w.results["200"]
+				t.Logf("%d passed, %d lost, %d token requests, %v", passed, lost, w.asked, w.results)
+				if 50*lost > passed {
+					t.Errorf("lost %d of %d requests", lost, passed+lost)
+				}
+			})
+		})
 	}
 }
 

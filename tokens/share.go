@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ type share struct {
 	mu     sync.Mutex // guards what follows
 	back   uint64     // rejections of a token that was current
 	recent []mark     // at the last rejections, oldest first
+	usual  usual      // share of rejections
 	surge  surge      // of rejections that are not in these counts
 
 	quietUntil time.Time // after trials that did not help
@@ -55,25 +57,44 @@ func (s *share) count(now time.Time, uncounted bool) mark {
 	}
 	s.back++
 	m := s.markLocked(now)
+	s.usual.add(m)
 	s.recent = append(s.recent, m)
-	if len(s.recent) > s.enough() {
+	if len(s.recent) > maxEnough {
 		s.recent = s.recent[1:]
 	}
 	return m
 }
 
-// enough is how many rejections are several.
+// enough is how many rejections are several. Where many requests are refused as a
+// rule it takes more, one for each percent, for a run of them to be no chance.
 func (s *share) enough() int {
+	least := enoughRefused
 	if s.ofCallers {
-		return enoughOfCallers
+		least = enoughOfCallers
 	}
-	return enoughRefused
+	return min(least+int(100*s.usual.share()), maxEnough)
 }
 
-// most reports whether at least half of the requests since m came back refused
-// (three quarters where each caller has a token of his own), the rejection at m
-// among them; of requests that are not counted, whether many more come back
-// refused than usual.
+// usual is the share of requests that came back refused lately: older ones count
+// less.
+type usual struct {
+	given, back float64
+	last        mark
+}
+
+// add counts a rejection, and the requests since the last one.
+func (u *usual) add(m mark) {
+	fade := math.Exp(-m.at.Sub(u.last.at).Seconds() / usualOver.Seconds())
+	u.given = u.given*fade + float64(m.given-u.last.given)
+	u.back = u.back*fade + 1
+	u.last = m
+}
+
+// share is 0 for the first few, which may be the beginning of a restart.
+func (u *usual) share() float64 { return max(u.back-fewRefused, 0) / max(u.given, 1) }
+
+// most reports whether the requests since m, the rejection at m among them, came
+// back refused much more often than usual.
 func (s *share) most(m mark, uncounted bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,12 +104,14 @@ func (s *share) most(m mark, uncounted bool) bool {
 	return s.mostSince(m)
 }
 
+// mostSince asks for half of the requests that are not refused as a rule, or for
+// three quarters of all where each caller has a token of his own.
 func (s *share) mostSince(m mark) bool {
-	back, given := s.back-m.back+1, s.given.Load()-m.given
+	most := (1 + min(s.usual.share(), maxUsual)) / 2
 	if s.ofCallers {
-		return 4*back >= 3*given
+		most = max(most, 0.75)
 	}
-	return 2*back >= given
+	return float64(s.back-m.back+1) >= most*float64(s.given.Load()-m.given)
 }
 
 // several reports whether the last rejections came in a row.
@@ -98,7 +121,8 @@ func (s *share) several(uncounted bool) bool {
 	if uncounted {
 		return s.surge.rises()
 	}
-	return len(s.recent) == s.enough() && s.mostSince(s.recent[0])
+	enough := s.enough()
+	return len(s.recent) >= enough && s.mostSince(s.recent[len(s.recent)-enough])
 }
 
 // firstHeld returns when the oldest of the rejections came that are held now.
