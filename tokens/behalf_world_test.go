@@ -75,7 +75,7 @@ func TestRestartUnderLoadOnBehalf(t *testing.T) {
 		for _, verdict := range []Verdict{Unclear, Dead} {
 			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
+				simulate(t, tt.bad+tt.abuse > 0, func(t *testing.T) error {
 					w := newWorld(t, 1, onBehalf)
 					w.verdict = verdict
 					ctx, stop := context.WithCancel(t.Context())
@@ -95,11 +95,12 @@ func TestRestartUnderLoadOnBehalf(t *testing.T) {
 					total := lost + w.results["200"]
 					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
 					if got := float64(lost) / float64(total); got > tt.lost {
-						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+						return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
 					}
 					if most := (callers+tt.bad)*(restarts+1) + 4*trialBurst + 10*tt.bad; tt.abuse == 0 && w.asked > most {
-						t.Errorf("%d token requests, want at most %d", w.asked, most)
+						return fmt.Errorf("%d token requests, want at most %d", w.asked, most)
 					}
+					return nil
 				})
 			})
 		}

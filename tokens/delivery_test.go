@@ -135,7 +135,7 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
+				simulate(t, tt.real > 0, func(t *testing.T) error {
 					p := &pushed{}
 					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
 					w.real, w.verdict, w.send = tt.real, verdict, w.requestLean
@@ -158,11 +158,12 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 					total := lost + w.results["200"] + w.results["real 403"]
 					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
 					if got := float64(lost) / float64(total); got > tt.lost {
-						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+						return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
 					}
 					if want := tt.replicas * (2*restarts + 1); tt.real == 0 && w.asked > want {
-						t.Errorf("%d token requests, want at most %d", w.asked, want)
+						return fmt.Errorf("%d token requests, want at most %d", w.asked, want)
 					}
+					return nil
 				})
 			})
 		}

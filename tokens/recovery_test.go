@@ -57,7 +57,7 @@ func TestRestartUnderLoad(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
+				simulate(t, tt.real > 0, func(t *testing.T) error {
 					w := newWorld(t, tt.replicas)
 					w.real, w.verdict = tt.real, verdict
 					ctx, stop := context.WithCancel(t.Context())
@@ -78,7 +78,7 @@ func TestRestartUnderLoad(t *testing.T) {
 					}
 					t.Logf("%d requests, %d lost, %d token requests, longest %v, %v", total, lost, w.asked, w.waited, w.results)
 					if got := float64(lost) / float64(total); got > tt.lost {
-						t.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
+						return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
 					}
 					want := tt.replicas * (restarts + 1)
 					if tt.slow > 0 {
@@ -87,8 +87,9 @@ func TestRestartUnderLoad(t *testing.T) {
 						want += (tt.replicas - 1) * restarts
 					}
 					if tt.real == 0 && w.asked > want {
-						t.Errorf("%d token requests, want at most %d", w.asked, want)
+						return fmt.Errorf("%d token requests, want at most %d", w.asked, want)
 					}
+					return nil
 				})
 			})
 		}
@@ -102,7 +103,7 @@ func TestRestartAmongAbusers(t *testing.T) {
 	for _, tt := range []struct{ replicas, abusers int }{{1, 1}, {1, 3}, {3, 1}, {3, 2}} { // of four callers
 		t.Run(fmt.Sprint(tt), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			simulate(t, true, func(t *testing.T) error {
 				w := newWorld(t, tt.replicas)
 				w.send = func(ctx context.Context, caller string, _ bool) string {
 					n, err := strconv.Atoi(strings.TrimPrefix(caller, "caller-"))
@@ -119,8 +120,9 @@ func TestRestartAmongAbusers(t *testing.T) {
 				lost, passed := w.results["403"]+w.results["503"], w.results["200"]
 				t.Logf("%d passed, %d lost, %d token requests, %v", passed, lost, w.asked, w.results)
 				if 50*lost > passed {
-					t.Errorf("lost %d of %d requests", lost, passed+lost)
+					return fmt.Errorf("lost %d of %d requests", lost, passed+lost)
 				}
+				return nil
 			})
 		})
 	}

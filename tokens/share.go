@@ -68,11 +68,10 @@ func (s *share) count(now time.Time, uncounted bool) mark {
 // enough is how many rejections are several. Where many requests are refused as a
 // rule it takes more, one for each percent, for a run of them to be no chance.
 func (s *share) enough() int {
-	least := enoughRefused
 	if s.ofCallers {
-		least = enoughOfCallers
+		return enoughOfCallers
 	}
-	return min(least+int(100*s.usual.share()), maxEnough)
+	return min(enoughRefused+int(100*s.usual.share()), maxEnough)
 }
 
 // usual is the share of requests that came back refused lately: older ones count
@@ -107,9 +106,9 @@ func (s *share) most(m mark, uncounted bool) bool {
 // mostSince asks for half of the requests that are not refused as a rule, or for
 // three quarters of all where each caller has a token of his own.
 func (s *share) mostSince(m mark) bool {
-	most := (1 + min(s.usual.share(), maxUsual)) / 2
-	if s.ofCallers {
-		most = max(most, 0.75)
+	most := 0.75
+	if !s.ofCallers {
+		most = (1 + min(s.usual.share(), maxUsual)) / 2
 	}
 	return float64(s.back-m.back+1) >= most*float64(s.given.Load()-m.given)
 }
