@@ -30,6 +30,7 @@ func TestProviderRestart(t *testing.T) {
 		replicas int   // 0 means 1
 		real     float64
 		rate     float64 // requests a second; 0 means at full speed
+		shared   bool    // all requests share an HTTP/2 connection
 		lost     float64 // share of the requests that may fail
 	}{
 		{name: "full speed"},
@@ -40,6 +41,9 @@ func TestProviderRestart(t *testing.T) {
 		{name: "two replicas", replicas: 2},
 		{name: "three replicas", ways: []way{nested, lean}, replicas: 3},
 		{name: "three replicas, real 403s", ways: []way{nested, lean}, replicas: 3, real: 0.01, lost: 0.002},
+		{name: "three replicas, HTTP/2", ways: []way{lean}, replicas: 3, shared: true},
+		{name: "real 403s, HTTP/2", ways: []way{lean}, real: 0.01, shared: true, lost: 0.002},
+		{name: "many real 403s", ways: []way{lean}, real: 0.2, lost: 0.002},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -48,7 +52,7 @@ func TestProviderRestart(t *testing.T) {
 			}
 			eachWay(t, tt.ways, func(t *testing.T, binary envoytest.Binary, w way) {
 				s := newStack(t, binary, stackOptions{way: w, replicas: tt.replicas, real: tt.real})
-				requests := s.traffic(t, load.Config{Connections: 32, Rate: tt.rate})
+				requests := s.traffic(t, load.Config{Connections: 32, Rate: tt.rate, Shared: tt.shared})
 				s.restarts(t, restarts, 2*time.Second)
 				got := requests.end()
 

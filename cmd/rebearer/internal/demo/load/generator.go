@@ -39,6 +39,9 @@ type Config struct {
 	// Connections is how many requests are under way at most, each on its own
 	// kept connection; zero means eight.
 	Connections int
+	// Shared sends them over one HTTP/2 connection, without TLS, like a load
+	// balancer or a gRPC caller.
+	Shared bool
 	// Rate is in requests a second over all connections; zero means as fast
 	// as the answers come. Requests that fell behind their time, because all
 	// connections were waiting, are sent as soon as one is free.
@@ -127,6 +130,10 @@ func New(cfg Config) (*Generator, error) {
 		MaxIdleConnsPerHost: cfg.Connections,
 		MaxConnsPerHost:     cfg.Connections,
 		DisableCompression:  true,
+	}
+	if cfg.Shared {
+		transport.Protocols = new(http.Protocols)
+		transport.Protocols.SetUnencryptedHTTP2(true)
 	}
 	client := &http.Client{
 		Transport:     transport,
