@@ -154,6 +154,7 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 					w.restarts(restarts, every)
 					stop()
 					done.Wait()
+					synctest.Wait()
 					lost := w.results["403"] + w.results["503"]
 					total := lost + w.results["200"] + w.results["real 403"]
 					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)

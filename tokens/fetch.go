@@ -216,7 +216,7 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 		WithBackoff(firstRetry, maxRetry).
 		WithJitterFactor(retryJitter).
 		AbortIf(func(_ any, err error) bool {
-			return down || isRefusal(err) || askedToWait(err) > 0 || errors.Is(err, errPaused)
+			return down || isRefusal(err) || AskedToWait(err) > 0 || errors.Is(err, errPaused)
 		}).
 		OnRetryScheduled(func(next failsafe.ExecutionScheduledEvent[any]) {
 			if end, ok := ctx.Deadline(); ok && time.Until(end) < next.Delay {
@@ -240,9 +240,10 @@ func (e *entry) request(ctx context.Context) (Grant, time.Time, error) {
 	return grant, requested, err
 }
 
-// askedToWait returns how long the provider asked not to be asked again
-// (Retry-After), if it did. A Source caps it.
-func askedToWait(err error) time.Duration {
+// AskedToWait returns for how long the provider asked not to be asked again
+// (Retry-After), by an error with a method RetryAfter() time.Duration; zero if it
+// did not say. A Source caps it.
+func AskedToWait(err error) time.Duration {
 	var asked interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asked) {
 		return asked.RetryAfter()
@@ -274,7 +275,7 @@ func (e *entry) fail(f *fetch, now time.Time, err error) {
 	if isRefusal(err) {
 		wait = permanentPause
 	}
-	wait = max(wait, askedToWait(err))
+	wait = max(wait, AskedToWait(err))
 	e.notUntil = now.Add(wait)
 	f.err = e.c().failure(err, wait)
 	e.emit(Event{Kind: EventFailed, Reason: f.reason, Err: err})

@@ -71,6 +71,7 @@ func TestRestartUnderLoad(t *testing.T) {
 					w.restarts(restarts, every)
 					stop()
 					done.Wait()
+					synctest.Wait()
 
 					total, lost := 0, w.results["403"]+w.results["503"]
 					for _, k := range []string{"200", "403", "503", "real 403"} {
@@ -117,6 +118,7 @@ func TestRestartAmongAbusers(t *testing.T) {
 				w.restarts(5, 3*time.Second)
 				stop()
 				done.Wait()
+				synctest.Wait()
 				lost, passed := w.results["403"]+w.results["503"], w.results["200"]
 				t.Logf("%d passed, %d lost, %d token requests, %v", passed, lost, w.asked, w.results)
 				if 50*lost > passed {
@@ -147,6 +149,7 @@ func TestRestartRightAfterIssue(t *testing.T) {
 		time.Sleep(time.Second)
 		stop()
 		done.Wait()
+		synctest.Wait()
 		lost := w.results["403"] + w.results["503"]
 		t.Logf("%d of %d requests lost", lost, w.results["200"]+lost)
 		if lost > 10*10 {

@@ -124,6 +124,7 @@ func TestRestartUnderLoadUnheld(t *testing.T) {
 					stop()
 					done.Wait()
 					time.Sleep(time.Second) // what is told of may be held still
+					synctest.Wait()
 					lost := w.results["403"] + w.results["503"]
 					total := lost + w.results["200"] + w.results["real 403"]
 					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)

@@ -119,7 +119,7 @@ func readPointer(pointer string) ([]string, error) {
 	if pointer == "" {
 		return nil, nil
 	}
-	if !pointerPattern.MatchString(pointer) {
+	if !IsPointer(pointer) {
 		return nil, fmt.Errorf("%q is not a JSON pointer", pointer)
 	}
 	steps := strings.Split(pointer[1:], "/")
@@ -128,6 +128,10 @@ func readPointer(pointer string) ([]string, error) {
 	}
 	return steps, nil
 }
+
+// IsPointer reports whether text is a JSON pointer to something inside a document
+// (RFC 6901 section 3).
+func IsPointer(text string) bool { return pointerPattern.MatchString(text) }
 
 var pointerPattern = regexp.MustCompile(`^(?:/(?:[^~/]|~[01])*)+$`)
 

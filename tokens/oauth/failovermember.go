@@ -103,16 +103,6 @@ func permanent(err error) bool {
 	return errors.As(err, &refused)
 }
 
-// askedToWait returns how long a provider wants to be left alone; zero if it does
-// not say.
-func askedToWait(err error) time.Duration {
-	var asked interface{ RetryAfter() time.Duration }
-	if errors.As(err, &asked) {
-		return asked.RetryAfter()
-	}
-	return 0
-}
-
 // pause returns how long the breaker stays open after err.
 func (m *member) pause(err error) time.Duration {
 	m.mu.Lock()
@@ -123,7 +113,7 @@ func (m *member) pause(err error) time.Duration {
 	if permanent(err) {
 		pause = max(pause, refusedPause)
 	}
-	return max(pause, askedToWait(err))
+	return max(pause, tokens.AskedToWait(err))
 }
 
 // rest returns how long the member must not be asked yet, and the failure that
@@ -171,7 +161,7 @@ func (m *member) note(err error) {
 	before, alarm := m.failures, permanent(m.err)
 	if failed(err) {
 		m.failures, m.err = before+1, err
-		wait := askedToWait(err)
+		wait := tokens.AskedToWait(err)
 		if permanent(err) {
 			wait = max(wait, refusedRest)
 		}

@@ -160,9 +160,6 @@ func unique(r *report, at string, values []int) {
 // mediaPattern matches a media type without parameters (RFC 6838 section 4.2).
 var mediaPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*$`)
 
-// pointerPattern matches a JSON pointer (RFC 6901 section 3).
-var pointerPattern = regexp.MustCompile(`^(?:/(?:[^~/]|~[01])*)+$`)
-
 func (u Rule) check(r *report, at string, possible []int) {
 	switch {
 	case u.Name == "":
@@ -188,7 +185,7 @@ func (u Rule) check(r *report, at string, possible []int) {
 			r.fail(item(at+".content_types", i), "%s is not a media type: write it in lower case and without parameters, such as application/json", quote(kind))
 		}
 	}
-	if u.Pointer != "" && !pointerPattern.MatchString(u.Pointer) {
+	if u.Pointer != "" && !rejection.IsPointer(u.Pointer) {
 		r.fail(join(at, "pointer"), "%s is not a JSON pointer: write it like /error/code (RFC 6901)", quote(u.Pointer))
 	}
 	if _, err := regexp.Compile(u.Matches); err != nil {
