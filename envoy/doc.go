@@ -23,5 +23,6 @@
 // check at all (push mode), observe is a filter of the router's own, which runs
 // for every try. The hook notes down the token that was refused ([RefusedKey]),
 // and inject, another such filter, asks the hook for the token of the next try.
-// Answers that cannot be held are told to the hook by a third, watch.
+// Answers that cannot be held are told to the hook by a third, watch; where Envoy
+// sends the request again all the same, inject waits for what follows from that.
 package envoy

@@ -28,7 +28,7 @@ func TestAgain(t *testing.T) {
 		"a fresh one":             {nil, func(*Retried) {}, 2, nil, 1},
 		"another replica's":       {nil, func(r *Retried) { r.Refused = "elsewhere" }, 2, nil, 1},
 		"not refused":             {nil, func(r *Retried) { r.Refused = "" }, 1, nil, 0},
-		"caller's is not at hand": {nil, func(r *Retried) { r.Use.Subject = "gone" }, 0, errNoSubject, 0},
+		"caller's is not at hand": {nil, func(r *Retried) { r.Use.Subject = "gone" }, 0, ErrNoSubject, 0},
 		"no budget, dead":         {spendAll, func(*Retried) {}, 0, errSameToken, 0},
 		"no budget, unclear":      {spendAll, func(r *Retried) { r.Verdict = Unclear }, 1, nil, 0},
 		"paused, dead":            {func(_ *testing.T, c *Credential) { c.Pause() }, func(*Retried) {}, 0, errSameToken, 0},

@@ -23,7 +23,7 @@ func TestOnBehalfNeedsASubject(t *testing.T) {
 		c.Warm()
 		_, err := c.Token(t.Context(), Request{})
 		var unavailable *UnavailableError
-		if !errors.As(err, &unavailable) || !errors.Is(err, errNoSubject) {
+		if !errors.As(err, &unavailable) || !errors.Is(err, ErrNoSubject) {
 			t.Errorf("got %v", err)
 		}
 		if err := c.Void(); !errors.Is(err, ErrNothingHeld) {

@@ -71,7 +71,7 @@ func TestBypassOnBehalf(t *testing.T) {
 		if n := p.count().asked; n != 10 {
 			t.Errorf("%d token requests, want 10", n)
 		}
-		if _, err := c.Token(t.Context(), Request{}); !errors.Is(err, errNoSubject) {
+		if _, err := c.Token(t.Context(), Request{}); !errors.Is(err, ErrNoSubject) {
 			t.Errorf("for nobody: got %v", err)
 		}
 	})

@@ -181,7 +181,7 @@ func (c *Credential) Name() string { return c.cfg.Name }
 // *[SubjectError] where the provider refused the caller's own token.
 func (c *Credential) Token(ctx context.Context, r Request) (Token, error) {
 	if c.cfg.OnBehalf && r.Subject.Token == "" {
-		return Token{}, c.unavailable(errNoSubject, 0)
+		return Token{}, c.unavailable(ErrNoSubject, 0)
 	}
 	if c.cfg.Bypass || r.Bypass {
 		return c.tokenAlone(ctx, r.Subject)
@@ -271,7 +271,7 @@ func (c *Credential) Again(ctx context.Context, r Retried) (Token, error) {
 	}
 	e := c.entryOf(r.Use)
 	if e == nil {
-		return Token{}, c.unavailable(errNoSubject, 0)
+		return Token{}, c.unavailable(ErrNoSubject, 0)
 	}
 	now := time.Now()
 	e.mu.Lock()
@@ -338,13 +338,16 @@ func (c *Credential) wait(ctx context.Context, f *fetch) (Token, error) {
 	}
 }
 
+// ErrNoSubject is the cause where a token is to be had on behalf of a caller only,
+// whose own token is not at hand.
+var ErrNoSubject = errors.New("it is got on behalf of a caller, and the caller's own token is not at hand")
+
 var (
 	errNotStarted       = errors.New("no token request may be made now")
 	errSlow       error = slowError{}
 	errOutlived         = errors.New("the token expired before it arrived")
 	errPaused           = errors.New("the credential is paused")
 	errClosed           = errors.New("the credential is closed")
-	errNoSubject        = errors.New("it is got on behalf of a caller, and the caller's own token is not at hand")
 	errSameToken        = errors.New("the provider gives the refused token again")
 )
 

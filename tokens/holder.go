@@ -41,6 +41,7 @@ type holder struct {
 func newHolder(cache *Cache, key string, owner *Credential) *holder {
 	h := &holder{cache: cache, alone: map[string]*alone{}}
 	h.share.ofCallers = owner.cfg.OnBehalf
+	h.share.usual.last.at = time.Now()
 	h.key = fmt.Sprintf("%s\x00%p", key, h)
 	h.own = &entry{of: h, key: h.key, pinned: true}
 	h.owner.Store(owner)

@@ -154,6 +154,9 @@ func (c *Credential) Rejected(ctx context.Context, r Rejection) Outcome {
 	if r.Unheld && !r.Retriable {
 		o.Answer = Pass
 	}
+	if o.Reason == ReasonRepeated {
+		return o
+	}
 	if o.Answer == Unavailable && c.isPaused() { // no next try can pass
 		o.Reason, o.RetryAfter = ReasonPaused, max(o.RetryAfter, pausedWait)
 	}
@@ -223,13 +226,21 @@ func (c *Credential) judge(ctx context.Context, r Rejection) Outcome {
 	return Outcome{Answer: TryAgain, Reason: f.reason}
 }
 
-// notAllowed passes a rejection that is not about the token. If Envoy sent the
-// request again before anybody could say so, that is not to cost the next trial.
+// notAllowed passes a rejection that is not about the token. If that was said of a
+// fresh one only, nobody knew before that it need not be tried.
 func (c *Credential) notAllowed(r Rejection) Outcome {
-	if r.repeats() {
-		r.Verdict = Unclear
-		c.silence(time.Now(), r)
+	e := c.entryOf(r.Use)
+	if !r.Repeated || r.Use.Bypass || e == nil {
+		return Outcome{Reason: ReasonNotAllowed}
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	if !e.wasFresh(now, r) {
+		return Outcome{Reason: ReasonRepeated}
+	}
+	r.Verdict = Unclear
+	c.silence(now, r)
 	return Outcome{Reason: ReasonNotAllowed}
 }
 
@@ -258,8 +269,8 @@ func (e *entry) weigh(ctx context.Context, r Rejection) (*fetch, Outcome) {
 	case r.Attempt > 1 && e.wasFresh(now, r):
 		e.notHelped(now, r)
 		return nil, refusal(r, ReasonAgain, e.c().cfg.CoolDown)
-	case r.repeats():
-		return nil, refusal(r, ReasonAgain, 0)
+	case r.Repeated:
+		return nil, Outcome{Reason: ReasonRepeated}
 	case !ours && e.current.aliveAt(now) && e.explains(now, r):
 		return nil, Outcome{Answer: TryAgain, Reason: ReasonLate}
 	}

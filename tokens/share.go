@@ -81,10 +81,15 @@ type usual struct {
 	last        mark
 }
 
-// add counts a rejection, and the requests since the last one.
+// add counts a rejection, and the requests since the last one as if they had come
+// evenly.
 func (u *usual) add(m mark) {
-	fade := math.Exp(-m.at.Sub(u.last.at).Seconds() / usualOver.Seconds())
-	u.given = u.given*fade + float64(m.given-u.last.given)
+	spans := m.at.Sub(u.last.at).Seconds() / usualOver.Seconds()
+	fade, since := math.Exp(-spans), 1.0
+	if spans > 0 {
+		since = -math.Expm1(-spans) / spans
+	}
+	u.given = u.given*fade + since*float64(m.given-u.last.given)
 	u.back = u.back*fade + 1
 	u.last = m
 }

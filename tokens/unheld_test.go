@@ -57,7 +57,7 @@ func (w *world) requestUnheld(first func(caller string) (try, error)) func(conte
 			watch.Accepted(Acceptance{Use: t.use, Fingerprint: t.token.Fingerprint, Attempt: 2})
 			return "200"
 		}
-		r.Fingerprint, r.Attempt, r.Retriable = t.token.Fingerprint, 2, false
+		r.Fingerprint, r.Attempt, r.Retriable, r.Repeated = t.token.Fingerprint, 2, false, true
 		inject.Rejected(ctx, r)
 		if real {
 			return "real 403"
@@ -163,22 +163,31 @@ func TestUnheldRepeats(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		source := numbered(time.Hour, 0)
-		c, _ := newTestCredential(t, source)
+		c, d := newTestCredential(t, source)
 		token := settled(t, c)
-		for range 20 {
-			r := refusalOf(token, 2, Dead)
-			r.Unheld, r.Retriable = true, false
-			if o := c.Rejected(t.Context(), r); o.Reason != ReasonAgain {
-				t.Fatalf("got %+v", o)
+		repeated := func(token Token, caller Fingerprint, verdict Verdict) Rejection {
+			r := refusalOf(token, 2, verdict)
+			r.Unheld, r.Retriable, r.Repeated, r.Use.Caller = true, false, true, caller
+			return r
+		}
+		for i := range 20 {
+			verdict := []Verdict{Dead, Unclear, NotAllowed}[i%3]
+			if o := c.Rejected(t.Context(), repeated(token, "a", verdict)); o != (Outcome{Reason: ReasonRepeated}) {
+				t.Fatalf("%v: got %+v", verdict, o)
 			}
+		}
+		if n := len(d.of(EventRejected)) + len(d.of(EventRetried)); n > 0 {
+			t.Errorf("%d events tell of it", n)
 		}
 		again := func(caller Fingerprint, want int) {
 			t.Helper()
-			r := refusalOf(token, 2, NotAllowed)
-			r.Unheld, r.Retriable, r.Use.Caller = true, false, caller
-			if _, err := c.Again(t.Context(), Retried{Use: r.Use, Attempt: 2, Unasked: true}); err != nil {
+			use := repeated(token, caller, NotAllowed).Use
+			fresh, err := c.Again(t.Context(), Retried{Use: use, Attempt: 2, Unasked: true})
+			if err != nil {
 				t.Error(err)
 			}
+			r := repeated(fresh, caller, NotAllowed)
+			r.Use = use
 			c.Rejected(t.Context(), r)
 			if n := source.asked(); n != want {
 				t.Errorf("%d token requests, want %d", n, want)
@@ -189,4 +198,32 @@ func TestUnheldRepeats(t *testing.T) {
 		again("a", 2)
 		again("b", 3)
 	})
+}
+
+// How much is refused as a rule is known after some seconds, however calm it was
+// before.
+func TestUsualAfterCalm(t *testing.T) {
+	t.Parallel()
+	for _, calm := range []time.Duration{0, time.Minute, 24 * time.Hour} {
+		now := time.Now()
+		var s share
+		s.usual.last.at = now
+		s.given.Add(uint64(1000 * calm.Seconds()))
+		now = now.Add(calm)
+		for range 2000 { // 20 s of 1000 requests a second, one in ten refused
+			s.given.Add(10)
+			now = now.Add(10 * time.Millisecond)
+			s.count(now, false)
+		}
+		if got := s.usual.share(); got < 0.08 || got > 0.11 {
+			t.Errorf("after %v: the usual share is %.3f", calm, got)
+		}
+	}
+	var s share // nothing is usual yet
+	for range 5 {
+		s.count(time.Now(), false)
+	}
+	if got := s.enough(); got != enoughRefused {
+		t.Errorf("%d are several, want %d", got, enoughRefused)
+	}
 }

@@ -59,19 +59,17 @@ type Rejection struct {
 	Retriable bool
 	// Unheld says that the backend's answer does not wait for ours. Then it goes
 	// to the caller, or where it is retriable Envoy sends the request again
-	// unasked, and what is decided here is for [Credential.Again] or the like. A
-	// try after the first is not counted: its request was.
+	// unasked, and what is decided here is for whoever gives it a token.
 	Unheld bool
+	// Repeated says that Envoy may have sent the request again unasked, and with
+	// the same token. Unless that was just issued, nothing is learned then.
+	Repeated bool
 	// Uncounted says that the request's token did not come from
 	// [Credential.Token], so that nobody knows how many others were accepted.
 	Uncounted bool
 	// RequestID is Envoy's x-request-id, for the log.
 	RequestID string
 }
-
-// repeats reports a rejection after another one of the same request, which Envoy
-// sent again whatever that said: its token may be the same.
-func (r Rejection) repeats() bool { return r.Unheld && r.Attempt > 1 }
 
 // pair names the caller and route whose probes fall silent together. A 403 that
 // was real does not silence an answer that says outright that the token is dead.
@@ -129,7 +127,7 @@ const (
 	ReasonRenewal      Reason = "renewal"       // the token was about to expire
 	ReasonDead         Reason = "dead"          // a rejection said that the token is dead
 	ReasonProbe        Reason = "probe"         // an unclear rejection was probed
-	ReasonProportion   Reason = "proportion"    // half of the requests came back refused
+	ReasonProportion   Reason = "proportion"    // many more requests than usual came back refused
 	ReasonSuspect      Reason = "suspect"       // a retried request met a token that may be as dead
 	ReasonFlush        Reason = "flush"         // an operator flushed it
 	ReasonLate         Reason = "late"          // the refused token had been replaced already
@@ -151,4 +149,5 @@ const (
 	ReasonSubject      Reason = "subject"       // the provider refused the caller's own token
 	ReasonGone         Reason = "gone"          // the caller did not wait
 	ReasonAccepted     Reason = "accepted"      // the backend accepted the token
+	ReasonRepeated     Reason = "repeated"      // the same token was refused to the same request; no event tells of it
 )

@@ -33,7 +33,7 @@ func checkWiring(name string, in io.Reader, out io.Writer, cfg render.Config) er
 	if err != nil {
 		return err
 	}
-	report, err := wiring.Inspect(data, known)
+	report, err := wiring.Inspect(data, wiring.Config{Hashes: known, Unasked: len(cfg.RetryUnasked) > 0})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

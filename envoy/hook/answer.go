@@ -115,13 +115,16 @@ func (a *answer) isRejection(statuses []int) bool {
 // isResent reports whether Envoy sends the request again unasked: on its first try,
 // if the connection is shared and the request went out whole.
 func (a *answer) isResent(target Target) bool {
-	status := a.Status
-	if a.GRPCStatus == rejection.GRPCUnauthenticated {
-		status = http.StatusUnauthorized
-	}
 	went, _, _ := strings.Cut(a.sent, " ")
 	_, err := strconv.Atoi(went)
-	return err == nil && a.attempt == 1 && isShared(a.attributes[envoy.ProtocolAttribute]) && slices.Contains(target.Unasked, status)
+	said := slices.Contains(target.Unasked, a.Status) ||
+		a.GRPCStatus == rejection.GRPCUnauthenticated && slices.Contains(target.Unasked, http.StatusUnauthorized)
+	return err == nil && a.attempt == 1 && said && isShared(a.attributes[envoy.ProtocolAttribute])
+}
+
+// isRepeated reports whether the request may have been sent again so.
+func (a *answer) isRepeated(target Target) bool {
+	return a.attempt == 2 && len(target.Unasked) > 0 && isShared(a.attributes[envoy.ProtocolAttribute])
 }
 
 // isShared reports whether a protocol has several requests on one connection: Envoy

@@ -7,8 +7,9 @@
 // A filter says in its stream's metadata what it is ([envoy.RoleMetadata]):
 //
 //   - observe holds an answer until the hook has decided.
-//   - watch cannot hold it: it is answered nothing, and what it tells evicts a
-//     token at most.
+//   - watch cannot hold it: it is answered nothing. What it tells may evict a token,
+//     and where Envoy sends the request again unasked it decides what inject is
+//     answered.
 //   - inject is about to send a request again, and asks for the token, because
 //     such a request does not pass the check again in an upstream chain.
 //
@@ -32,7 +33,7 @@
 //   - An immediate 503 with Retry-After: the rejection is about our token, which
 //     is none of the caller's business, and no fresh one can be had.
 //   - To inject, the header with a token that was not refused, or an immediate 503
-//     where there is none.
+//     where there is none; nothing where the rejection was not about the token.
 //
 // A gRPC call that is refused in its trailers, after it had begun to be answered,
 // is not sent again: the token is evicted at most, where a filter sends trailers.

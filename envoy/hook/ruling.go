@@ -23,13 +23,30 @@ const (
 // value is ready, and safe for concurrent use.
 type rulings struct {
 	mu        sync.Mutex
-	byRequest map[string]*ruling
+	byRequest map[requestKey]*ruling
 	oldest    []*ruling // those that were ever added, and may be kept still
+}
+
+// requestKey is what tells the requests in flight apart, as far as that can be told: a
+// caller may choose ids.
+type requestKey struct {
+	id    tokens.Fingerprint // of the request's id; empty if it has none
+	use   tokens.Use
+	route string
+}
+
+// newRequestKey makes what a request is told by. It is the same on every stream.
+func newRequestKey(id string, use tokens.Use, route string) requestKey {
+	k := requestKey{use: use, route: route}
+	if id != "" {
+		k.id = tokens.FingerprintOf(id)
+	}
+	return k
 }
 
 // ruling is what was decided on the rejection of one request's first try.
 type ruling struct {
-	request string
+	request requestKey
 	added   time.Time
 	begun   chan struct{} // closed when watch was told
 	isBegun bool          // guarded by the mu of rulings
@@ -39,17 +56,19 @@ type ruling struct {
 	outcome tokens.Outcome
 }
 
-// begin is called for a rejection that is to be decided on. It returns nil where
-// that cannot be told to inject: the request has no id, or not one of its own.
-func (s *rulings) begin(request string) *ruling {
-	if request == "" {
+// begin is called for a rejection that is to be decided on. It takes the place of an
+// earlier one that nobody asked for. It returns nil where the request has no id, and
+// what is decided cannot be told to inject.
+func (s *rulings) begin(request requestKey) *ruling {
+	if request.id == "" {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.of(request)
 	if r.isBegun {
-		return nil
+		s.forget(r)
+		r = s.of(request)
 	}
 	r.isBegun = true
 	close(r.begun)
@@ -67,8 +86,8 @@ func (r *ruling) give(refused tokens.Rejection, outcome tokens.Outcome) {
 
 // await waits for the ruling on a request, which it returns once. It returns nil if
 // nobody is told of a rejection for a moment, or ctx ends.
-func (s *rulings) await(ctx context.Context, request string) *ruling {
-	if request == "" {
+func (s *rulings) await(ctx context.Context, request requestKey) *ruling {
+	if request.id == "" {
 		return nil
 	}
 	s.mu.Lock()
@@ -93,7 +112,7 @@ func (s *rulings) await(ctx context.Context, request string) *ruling {
 }
 
 // of returns the ruling on a request, and adds one if there is none.
-func (s *rulings) of(request string) *ruling {
+func (s *rulings) of(request requestKey) *ruling {
 	now := time.Now()
 	for len(s.oldest) > 0 && (len(s.oldest) > maxRulings || now.Sub(s.oldest[0].added) > rulingLife) {
 		s.forget(s.oldest[0])
@@ -103,7 +122,7 @@ func (s *rulings) of(request string) *ruling {
 	if !ok {
 		r = &ruling{request: request, added: now, begun: make(chan struct{}), given: make(chan struct{})}
 		if s.byRequest == nil {
-			s.byRequest = map[string]*ruling{}
+			s.byRequest = map[requestKey]*ruling{}
 		}
 		s.byRequest[request] = r
 		s.oldest = append(s.oldest, r)

@@ -173,32 +173,117 @@ func TestNotResent(t *testing.T) {
 	h := newHook(t, to)
 	watched(t, h, shared("401"))
 	watched(t, h, shared("403"))
-	if r, _ := c.told(); len(r) != 2 || r[0].Retriable || !r[1].Retriable {
+	watched(t, h, shared("403", header("grpc-status", "16")))
+	watched(t, h, shared("200", header("grpc-status", "16")))
+	if r, _ := c.told(); len(r) != 4 || r[0].Retriable || !r[1].Retriable || !r[2].Retriable || r[3].Retriable {
 		t.Errorf("told %+v", r)
 	}
 }
 
-// Requests that give themselves the same id are told apart by nobody, and harm none;
-// rulings that nobody asks for are forgotten.
-func TestRulingsOfStrangers(t *testing.T) {
+// A try that Envoy cannot have sent again unasked waits for nothing.
+func TestNothingToWaitFor(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		unasked []int
+		attempt int
+	}{"a third try": {[]int{401}, 3}, "never unasked": {nil, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := &credential{again: func(tokens.Retried) (tokens.Token, error) { return tokens.Token{Value: "fresh"}, nil }}
+				to := target(c)
+				to.Unasked = tt.unasked
+				s := &oneMessage{
+					ctx:     as(t.Context(), origin{role: envoy.RoleInject}),
+					request: tryOf(tt.attempt, "", attribute(envoy.ProtocolAttribute, "HTTP/2")),
+				}
+				began := time.Now()
+				if err := newHook(t, to).Process(s); err != nil {
+					t.Error(err)
+				}
+				if waited := time.Since(began); waited > 0 {
+					t.Errorf("waited for %v", waited)
+				}
+				want := []tokens.Retried{{Use: use(), Attempt: tt.attempt}}
+				if diff := cmp.Diff(want, c.retried); diff != "" {
+					t.Errorf("asked (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// The caller's own token may be known to another replica only: the backend's answer
+// to the same token again is the answer then, and no 503.
+func TestNoSubjectHere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := &credential{outcome: tokens.Outcome{Answer: tokens.TryAgain}}
+		c := &credential{}
 		h := newResending(t, c)
-		for range 3 {
-			watched(t, h, shared("401"))
+		c.again = func(tokens.Retried) (tokens.Token, error) {
+			return tokens.Token{}, &tokens.UnavailableError{Err: tokens.ErrNoSubject}
 		}
+		if got := injected(t, h); got.GetRequestHeaders() == nil || got.GetRequestHeaders().GetResponse() != nil {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+// A caller may give requests the same id. What is decided on one is not told to
+// another that differs in anything, nor once a later one was refused; and what
+// nobody asks for is forgotten.
+func TestSameID(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &credential{outcome: tokens.Outcome{Answer: tokens.Unavailable}}
+		h := newResending(t, c)
+		another := use()
+		another.Caller = "another"
+		for _, differs := range []option{
+			attribute(envoy.RouteAttribute, "another"),
+			metadata(envoy.CheckNamespace, written(another)),
+		} {
+			watched(t, h, shared("401"))
+			if got := injected(t, h, differs); got.GetImmediateResponse() != nil {
+				t.Errorf("got %v", got)
+			}
+		}
+		watched(t, h, shared("401"))
+		c.outcome.Answer = tokens.TryAgain
+		watched(t, h, shared("401", attribute(envoy.HeaderAttribute("authorization"), "Bearer later")))
 		injected(t, h)
-		injected(t, h)
-		if got := []bool{c.retried[0].Unasked, c.retried[1].Unasked}; got[0] || !got[1] {
-			t.Errorf("unasked: %v", got)
+		if got := c.retried[len(c.retried)-1].Refused; got != tokens.FingerprintOf("later") {
+			t.Errorf("the token of an earlier request is taken for the refused one: %s", got)
 		}
 		watched(t, h, shared("401"))
 		time.Sleep(time.Minute)
 		watched(t, h, shared("401", attribute(envoy.RequestIDAttribute, "another")))
 		injected(t, h)
-		if !c.retried[2].Unasked {
-			t.Error("a ruling lived for a minute")
+		if !c.retried[len(c.retried)-1].Unasked {
+			t.Error("what was decided lived for a minute")
 		}
 	})
+}
+
+// Only the try after the first, on a shared connection, may have been sent with the
+// same token again.
+func TestRepeated(t *testing.T) {
+	t.Parallel()
+	c := &credential{}
+	h := newResending(t, c)
+	for _, tt := range []struct {
+		request *extprocv3.ProcessingRequest
+		want    bool
+	}{
+		{shared("401"), false},
+		{shared("401", attempt(2.0)), true},
+		{shared("401", attempt(3.0)), false},
+		{answerOf("401", attempt(2.0), attribute(envoy.ProtocolAttribute, "HTTP/1.1")), false},
+	} {
+		watched(t, h, tt.request)
+		all, _ := c.told()
+		if got := all[len(all)-1]; got.Repeated != tt.want || !got.Unheld {
+			t.Errorf("told %+v, want repeated %t", got, tt.want)
+		}
+	}
 }

@@ -191,11 +191,11 @@ func (t *try) judgeUnheld(ctx context.Context, target Target) {
 	isResent := a.isResent(target)
 	var said *ruling
 	if isResent {
-		said = t.server.rulings.begin(a.requestID)
+		said = t.server.rulings.begin(newRequestKey(a.requestID, a.use, a.route))
 		ctx = context.WithoutCancel(ctx) // the credential's timeout bounds it
 	}
 	r := t.rejection(target, t.decide(ctx, target))
-	r.Unheld, r.Retriable = true, isResent
+	r.Unheld, r.Retriable, r.Repeated = true, isResent, a.isRepeated(target)
 	outcome := target.Credential.Rejected(ctx, r)
 	said.give(r, outcome)
 }

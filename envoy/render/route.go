@@ -23,6 +23,7 @@ const maxRetries = 3
 // inner listener, or where that is not needed straight to the backend.
 func (b *builder) outerRoutes() *routev3.RouteConfiguration {
 	host := b.host()
+	host.RequestHeadersToRemove = []string{envoy.RetryHeader}
 	if b.nests() && !b.pushes() {
 		host.Routes = append(host.Routes, innerRoute("/"))
 		return routeConfig(outerListener, host)

@@ -84,8 +84,13 @@ func retries(p *routev3.RetryPolicy) bool {
 	onHeaders := slices.ContainsFunc(strings.Split(p.GetRetryOn(), ","), func(on string) bool {
 		return strings.TrimSpace(on) == "retriable-headers" // as Envoy does
 	})
-	return onHeaders && slices.ContainsFunc(p.GetRetriableHeaders(), func(h *routev3.HeaderMatcher) bool {
-		return strings.EqualFold(h.GetName(), envoy.RetryHeader)
+	return onHeaders && retriesOn(p, envoy.RetryHeader)
+}
+
+// retriesOn reports whether a policy looks for a header.
+func retriesOn(p *routev3.RetryPolicy, header string) bool {
+	return slices.ContainsFunc(p.GetRetriableHeaders(), func(h *routev3.HeaderMatcher) bool {
+		return strings.EqualFold(h.GetName(), header)
 	})
 }
 

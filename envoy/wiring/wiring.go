@@ -38,15 +38,24 @@ type Report struct {
 // rest with the rejection.
 const minRetries = 100
 
-// Inspect looks through what Envoy's admin interface answers on /config_dump.
-// known are the hashes of the configurations that are to run
-// (render.Hashes); nil leaves that out. The error says that it is no dump.
-func Inspect(data []byte, known []string) (*Report, error) {
+// Config is what a running Envoy is compared with.
+type Config struct {
+	// Hashes are those of the configurations that are to run (render.Hashes). Nil
+	// leaves that out.
+	Hashes []string
+	// Unasked is whether requests over HTTP/2 are to be sent again unasked
+	// (render.Config.RetryUnasked).
+	Unasked bool
+}
+
+// Inspect looks through what Envoy's admin interface answers on /config_dump. The
+// error says that it is no dump.
+func Inspect(data []byte, cfg Config) (*Report, error) {
 	d, err := readDump(data)
 	if err != nil {
 		return nil, err
 	}
-	i := inspection{dump: d, known: known, entrances: d.entrances(), report: &Report{}}
+	i := inspection{dump: d, Config: cfg, entrances: d.entrances(), report: &Report{}}
 	i.services = i.findServices()
 	for _, e := range i.entrances {
 		i.entrance(e)
@@ -60,7 +69,7 @@ func Inspect(data []byte, known []string) (*Report, error) {
 // inspection is an Inspect under way.
 type inspection struct {
 	*dump
-	known     []string
+	Config
 	entrances []entrance
 	services  map[string]bool // where rebearer is called: clusters, as a rule
 	asked     bool            // a route asks rebearer
@@ -113,9 +122,9 @@ func (i *inspection) calls(where string, c chain) {
 		i.found(where, "its filter %s is disabled, and no route turns it on: it counts as if it were not there. Take disabled away", filter)
 	}
 	for _, hook := range c.calls {
-		if hook.hash != "" && i.known != nil && !slices.Contains(i.known, hook.hash) {
+		if hook.hash != "" && i.Hashes != nil && !slices.Contains(i.Hashes, hook.hash) {
 			i.found(where, "rendered from another configuration (%s) than this one (%s): render it again, or reload rebearer",
-				hook.hash, strings.Join(i.known, " or "))
+				hook.hash, strings.Join(i.Hashes, " or "))
 		}
 		i.reachable(where, hook.role, hook.GetGrpcService())
 		for _, fault := range hook.faults() {
@@ -268,6 +277,9 @@ func (i *inspection) retried(at way, c chain) {
 	}
 	if !retries(policy) {
 		i.found(at.where, "it has no retry policy with retriable-headers on %s: rejected requests are not retried. Add it", envoy.RetryHeader)
+	}
+	if i.Unasked && c.guard != "" && !retriesOn(policy, c.guard) {
+		i.found(at.where, "its retry policy has no retriable header %s: rejected requests over HTTP/2 are not retried. Add it as rebearer envoy prints it", c.guard)
 	}
 	if number := policy.GetNumRetries(); number != nil && number.GetValue() == 0 {
 		i.found(at.where, "its retry policy has num_retries 0: rejected requests are not retried. Set it to 1 or more, or leave it out, which is 1")

@@ -22,6 +22,8 @@ func config(shape render.Shape, push bool) render.Config {
 		Listen: "127.0.0.1:0", Admin: "127.0.0.1:0",
 		Service: render.Service{Endpoints: []string{"127.0.0.1:1"}},
 		Routes:  []render.Route{{Policy: "default", Backend: "127.0.0.1:2"}},
+
+		RetryUnasked: []int{401, 403},
 	}
 	if push {
 		cfg.Routes[0].Push = &render.Push{Credential: "orders"}
@@ -81,13 +83,13 @@ func TestInspect(t *testing.T) {
 		{
 			"lean", config(render.Lean, false),
 			[]string{": lean"},
-			append(slices.Clone(leanDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen, noGuard, noSentRemoval, noInject, oldEnvoy, ownFilters, noCheck),
+			append(slices.Clone(leanDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, failsOpen, noGuard, noSentRemoval, notUnasked, noInject, oldEnvoy, ownFilters, noCheck),
 			append(slices.Clone(harmless), onByHeader, onByWeight("to cluster backend_default: lean")),
 		},
 		{
 			"push", config(render.Nested, true),
 			[]string{": push of orders"},
-			append(slices.Clone(pushDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, noGuard, noSentRemoval, noInject, oldEnvoy),
+			append(slices.Clone(pushDamages), noRetryPolicy, noAttemptCount, noRemoval, noAnswer, shortTimeout, noBreaker, noGuard, noSentRemoval, notUnasked, noInject, oldEnvoy),
 			[]change{
 				{"retry_on with spaces", spaces, ""},
 				{"no namespaces", without("forwarding_namespaces"), ""},
@@ -108,10 +110,11 @@ func TestInspect(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			known, err := render.Hashes(tt.config)
+			hashes, err := render.Hashes(tt.config)
 			if err != nil {
 				t.Fatal(err)
 			}
+			known := wiring.Config{Hashes: hashes, Unasked: true}
 			data := dumpOf(t, tt.config)
 			report, err := wiring.Inspect(data, known)
 			if err != nil {
@@ -125,7 +128,7 @@ func TestInspect(t *testing.T) {
 					t.Errorf("routes: got %q, want one that ends in %q", report.Routes, want)
 				}
 			}
-			report, err = wiring.Inspect(data, []string{"0123"})
+			report, err = wiring.Inspect(data, wiring.Config{Hashes: []string{"0123"}})
 			if err != nil || !says(report, "rendered from another configuration") {
 				t.Errorf("another configuration: got %+v, %v", report, err)
 			}
@@ -212,6 +215,11 @@ var (
 			o["response_headers_to_remove"] = slices.DeleteFunc(removed, func(name any) bool { return name == "x-rebearer-sent" })
 		}
 	}, "x-rebearer-sent: callers see it"}
+	notUnasked = damage{"nothing unasked", func(o map[string]any) {
+		if headers, ok := o["retriable_headers"].([]any); ok {
+			o["retriable_headers"] = headers[:1]
+		}
+	}, "rejected requests over HTTP/2 are not retried"}
 	noAnswer = damage{"no answer", func(o map[string]any) {
 		if o["header_name"] == "x-rebearer-dead" {
 			o["header_name"] = "another"
@@ -262,12 +270,12 @@ func TestInspectOthers(t *testing.T) {
 		{"@type":"type.googleapis.com/envoy.admin.v3.ListenersConfigDump","static_listeners":[{"listener":
 			{"@type":"type.googleapis.com/envoy.config.listener.v3.Listener","name":"l","filter_chains":[{"filters":[
 				{"name":"own","typed_config":{"@type":"type.googleapis.com/our.own.Filter","made_up":{"x":1}}}]}]}}]}]}`
-	report, err := wiring.Inspect([]byte(none), nil)
+	report, err := wiring.Inspect([]byte(none), wiring.Config{})
 	if err != nil || !says(report, "no route asks rebearer") {
 		t.Errorf("got %+v, %v", report, err)
 	}
 	for _, data := range []string{"", "{}", `{"configs":1}`, "<html>", `{"configs":[]}`} {
-		if _, err := wiring.Inspect([]byte(data), nil); err == nil || !strings.Contains(err.Error(), "/config_dump") {
+		if _, err := wiring.Inspect([]byte(data), wiring.Config{}); err == nil || !strings.Contains(err.Error(), "/config_dump") {
 			t.Errorf("%q: got %v", data, err)
 		}
 	}
