@@ -102,6 +102,34 @@ func (w *world) requestPush(p *pushed) func(context.Context, string, bool) strin
 	}
 }
 
+// bear has the provider restart under load, 32 requests at a time or one every so
+// often, and returns an error where that costs more than a share of the requests.
+func (w *world) bear(t *testing.T, restarts int, slow time.Duration, share float64) error {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	begin, every := w.load, 3*time.Second
+	if slow > 0 {
+		begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, slow) }
+		every = 20 * time.Second
+	}
+	done := begin(ctx, 32)
+	w.restarts(restarts, every)
+	stop()
+	done.Wait()
+	time.Sleep(time.Second) // what nobody waits for may be held still
+	synctest.Wait()
+	lost := w.results["403"] + w.results["503"]
+	total := lost + w.results["200"] + w.results["real 403"]
+	t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
+	if got := float64(lost) / float64(total); got > share {
+		return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*share)
+	}
+	if want := len(w.replicas) * (2*restarts + 1); w.real == 0 && w.asked > want {
+		return fmt.Errorf("%d token requests, want at most %d", w.asked, want)
+	}
+	return nil
+}
+
 // Restarts cost callers as little where a request passes the check once, or not
 // at all.
 func TestRestartUnderLoadByDelivery(t *testing.T) {
@@ -143,28 +171,7 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 						w.send = w.requestPush(p)
 						mustToken(t, w.replicas[0])
 					}
-					ctx, stop := context.WithCancel(t.Context())
-					begin := w.load
-					every := 3 * time.Second
-					if tt.slow > 0 {
-						begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, tt.slow) }
-						every = 20 * time.Second
-					}
-					done := begin(ctx, 32)
-					w.restarts(restarts, every)
-					stop()
-					done.Wait()
-					synctest.Wait()
-					lost := w.results["403"] + w.results["503"]
-					total := lost + w.results["200"] + w.results["real 403"]
-					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
-					if got := float64(lost) / float64(total); got > tt.lost {
-						return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
-					}
-					if want := tt.replicas * (2*restarts + 1); tt.real == 0 && w.asked > want {
-						return fmt.Errorf("%d token requests, want at most %d", w.asked, want)
-					}
-					return nil
+					return w.bear(t, restarts, tt.slow, tt.lost)
 				})
 			})
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,29 +111,7 @@ func TestRestartUnderLoadUnheld(t *testing.T) {
 							return try{Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller)}, p.get(), 1}, nil
 						})
 					}
-					ctx, stop := context.WithCancel(t.Context())
-					begin := w.load
-					every := 3 * time.Second
-					if tt.slow > 0 {
-						begin = func(ctx context.Context, _ int) *sync.WaitGroup { return w.rate(ctx, tt.slow) }
-						every = 20 * time.Second
-					}
-					done := begin(ctx, 32)
-					w.restarts(restarts, every)
-					stop()
-					done.Wait()
-					time.Sleep(time.Second) // what is told of may be held still
-					synctest.Wait()
-					lost := w.results["403"] + w.results["503"]
-					total := lost + w.results["200"] + w.results["real 403"]
-					t.Logf("%d requests, %d lost, %d token requests, %v", total, lost, w.asked, w.results)
-					if got := float64(lost) / float64(total); got > tt.lost {
-						return fmt.Errorf("lost %d of %d requests, want at most %.1f %%", lost, total, 100*tt.lost)
-					}
-					if want := tt.replicas * (2*restarts + 1); tt.real == 0 && w.asked > want {
-						return fmt.Errorf("%d token requests, want at most %d", w.asked, want)
-					}
-					return nil
+					return w.bear(t, restarts, tt.slow, tt.lost)
 				})
 			})
 		}
