@@ -130,19 +130,49 @@ func (w *world) bear(t *testing.T, restarts int, slow time.Duration, share float
 	return nil
 }
 
+// delivery is how a simulation's requests are given their tokens, and what restarts
+// may cost them.
+type delivery struct {
+	name     string
+	push     bool
+	replicas int
+	real     float64       // share of real 403s
+	slow     time.Duration // between two requests; 0 for as many as possible
+	lost     float64       // share of requests
+}
+
+// bearEach has the provider of each world restart under load, with unclear and with
+// outright rejections. choose says how the world's requests are sent.
+func bearEach(t *testing.T, tests []delivery, choose func(w *world, p *pushed, push bool)) {
+	t.Helper()
+	const restarts = 5
+	for _, tt := range tests {
+		for _, verdict := range []Verdict{Unclear, Dead} {
+			if verdict == Dead && tt.real > 0 {
+				continue
+			}
+			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
+				t.Parallel()
+				simulate(t, tt.real > 0, func(t *testing.T) error {
+					p := &pushed{}
+					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
+					w.real, w.verdict = tt.real, verdict
+					choose(w, p, tt.push)
+					if tt.push {
+						mustToken(t, w.replicas[0])
+					}
+					return w.bear(t, restarts, tt.slow, tt.lost)
+				})
+			})
+		}
+	}
+}
+
 // Restarts cost callers as little where a request passes the check once, or not
 // at all.
 func TestRestartUnderLoadByDelivery(t *testing.T) {
 	t.Parallel()
-	const restarts = 5
-	tests := []struct {
-		name     string
-		push     bool
-		replicas int
-		real     float64
-		slow     time.Duration
-		lost     float64
-	}{
+	bearEach(t, []delivery{
 		{"lean, one replica", false, 1, 0, 0, 0},
 		{"lean, one replica, real 403s", false, 1, 0.01, 0, 0.002},
 		{"lean, one replica, many real 403s", false, 1, 0.1, 0, 0.002},
@@ -155,27 +185,12 @@ func TestRestartUnderLoadByDelivery(t *testing.T) {
 		// One caller, whose own real 403s keep him from being tried: it takes a
 		// surge. The median is 1.5 %, but one run in a hundred loses 10 %.
 		{"push, 5 requests a second, real 403s", true, 1, 0.01, 200 * time.Millisecond, 0.25},
-	}
-	for _, tt := range tests {
-		for _, verdict := range []Verdict{Unclear, Dead} {
-			if verdict == Dead && tt.real > 0 {
-				continue
-			}
-			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
-				t.Parallel()
-				simulate(t, tt.real > 0, func(t *testing.T) error {
-					p := &pushed{}
-					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
-					w.real, w.verdict, w.send = tt.real, verdict, w.requestLean
-					if tt.push {
-						w.send = w.requestPush(p)
-						mustToken(t, w.replicas[0])
-					}
-					return w.bear(t, restarts, tt.slow, tt.lost)
-				})
-			})
+	}, func(w *world, p *pushed, push bool) {
+		w.send = w.requestLean
+		if push {
+			w.send = w.requestPush(p)
 		}
-	}
+	})
 }
 
 // Where requests are not counted, a token that is refused right after it was

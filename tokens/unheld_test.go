@@ -2,7 +2,6 @@ package tokens
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -17,9 +16,9 @@ const injectWait = 50 * time.Millisecond
 // requestUnheld sends one request the way Envoy would where it cannot hold the
 // rejection: a refused one is sent again once, whatever the hook says. What it says
 // is known to the replica that was told only.
-func (w *world) requestUnheld(first func(caller string) (try, error)) func(context.Context, string, bool) string {
+func (w *world) requestUnheld(first func(ctx context.Context, caller string) (try, error)) func(context.Context, string, bool) string {
 	return func(ctx context.Context, caller string, real bool) string {
-		t, err := first(caller)
+		t, err := first(ctx, caller)
 		if err != nil {
 			return "503"
 		}
@@ -68,15 +67,7 @@ func (w *world) requestUnheld(first func(caller string) (try, error)) func(conte
 // Restarts cost callers as little where no rejection can be held.
 func TestRestartUnderLoadUnheld(t *testing.T) {
 	t.Parallel()
-	const restarts = 5
-	tests := []struct {
-		name     string
-		push     bool
-		replicas int
-		real     float64
-		slow     time.Duration
-		lost     float64
-	}{
+	bearEach(t, []delivery{
 		{"lean, one replica", false, 1, 0, 0, 0},
 		{"lean, one replica, real 403s", false, 1, 0.01, 0, 0.002},
 		{"lean, one replica, many real 403s", false, 1, 0.1, 0, 0.002},
@@ -86,36 +77,17 @@ func TestRestartUnderLoadUnheld(t *testing.T) {
 		{"push", true, 1, 0, 0, 0},
 		{"push, real 403s", true, 1, 0.01, 0, 0.02},
 		{"push, 5 requests a second", true, 1, 0, 200 * time.Millisecond, 0},
-	}
-	for _, tt := range tests {
-		for _, verdict := range []Verdict{Unclear, Dead} {
-			if verdict == Dead && tt.real > 0 {
-				continue
+	}, func(w *world, p *pushed, push bool) {
+		w.send = w.requestUnheld(func(ctx context.Context, caller string) (try, error) {
+			use := Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller)}
+			if push {
+				return try{use, p.get(), 1}, nil
 			}
-			t.Run(fmt.Sprint(tt.name, ", ", verdict), func(t *testing.T) {
-				t.Parallel()
-				simulate(t, tt.real > 0, func(t *testing.T) error {
-					p := &pushed{}
-					w := newWorld(t, tt.replicas, func(c *Config) { c.Publish = p.publish })
-					w.real, w.verdict = tt.real, verdict
-					w.send = w.requestUnheld(func(caller string) (try, error) {
-						token, err := w.replicas[rand.N(len(w.replicas))].Token(t.Context(), Request{Attempt: 1})
-						return try{Use{
-							Policy: "p", Credential: "orders", Caller: Fingerprint(caller),
-							Generation: token.Generation, Age: time.Since(token.Issued),
-						}, token, 1}, err
-					})
-					if tt.push {
-						mustToken(t, w.replicas[0])
-						w.send = w.requestUnheld(func(caller string) (try, error) {
-							return try{Use{Policy: "p", Credential: "orders", Caller: Fingerprint(caller)}, p.get(), 1}, nil
-						})
-					}
-					return w.bear(t, restarts, tt.slow, tt.lost)
-				})
-			})
-		}
-	}
+			token, err := w.replicas[rand.N(len(w.replicas))].Token(ctx, Request{Attempt: 1})
+			use.Generation, use.Age = token.Generation, time.Since(token.Issued)
+			return try{use, token, 1}, err
+		})
+	})
 }
 
 // What is not held passes, whatever is decided, unless Envoy sends the request again.
